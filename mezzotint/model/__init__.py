@@ -1,0 +1,1 @@
+"""The denoiser: one network for every checkpoint."""

@@ -1,0 +1,106 @@
+"""KVCache: what has been read, per row, in one static buffer a layer.
+
+    row b   [ k_0 k_1 ... k_(n-1) | scratch: the places of the pass now running | free ]
+              clean positions 0..n-1, n = lengths[b]
+
+Every pass writes its keys and values into the scratch behind what is kept and attends to a slice of the buffer: nothing
+is concatenated. `keep` then moves the border over the places that were clean and are to stay; the rest is overwritten by
+the next pass. So storing nothing (a canvas pass), storing a prefix (partial acceptance) and taking back (`truncate`) are
+the same operation: setting `lengths`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mezzotint.model.config import ModelConfig
+from mezzotint.model.visibility import CLEAN, Places
+
+
+class KVCache:
+    """Keys and values of `rows` texts. `lengths` int64 `[B]` on the CPU: clean positions kept, a row each."""
+
+    def __init__(
+        self, config: ModelConfig, rows: int, capacity: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> None:
+        """`capacity`: positions a row can hold, scratch included. Raises ValueError above the model's max_length."""
+        if not 1 <= capacity <= config.max_length:
+            raise ValueError(f"cache capacity is {capacity}; it must be between 1 and max_length {config.max_length}")
+        self.capacity = capacity
+        self.lengths = torch.zeros(rows, dtype=torch.int64)
+        shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_size)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.ahead: Tensor | None = None  # [B, V]: causal logits about position lengths[b], set by Denoiser.read
+        self._even = True  # all rows have the same length: slices instead of scatters
+
+    @property
+    def rows(self) -> int:
+        return self.lengths.shape[0]
+
+    def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k, v `[B, K, T, H]` into the scratch; -> keys and values `[B, K, S, H]`, S = longest row + T."""
+        count = k.shape[2]
+        longest = int(self.lengths.max())
+        if longest + count > self.capacity:
+            raise ValueError(f"a pass over {count} positions after {longest} does not fit the cache of {self.capacity}")
+        keys, values = self.keys[layer], self.values[layer]
+        if self._even:
+            keys[:, :, longest : longest + count] = k
+            values[:, :, longest : longest + count] = v
+        else:
+            row = torch.arange(self.rows, device=k.device)[:, None]
+            slot = self.lengths.to(k.device)[:, None] + torch.arange(count, device=k.device)
+            keys[row, :, slot] = k.transpose(1, 2)
+            values[row, :, slot] = v.transpose(1, 2)
+        return keys[:, :, : longest + count], values[:, :, : longest + count]
+
+    def places(self, new: Places) -> Places:
+        """Places of what `view` returns, for a pass over `new` `[B, T]`: cached, then scratch, then nothing. -> `[B, S]`"""
+        count = new.position.shape[1]
+        device = new.position.device
+        slot = torch.arange(int(self.lengths.max()) + count, device=device).expand(self.rows, -1)
+        cached = slot < self.lengths.to(device)[:, None]
+        index = slot - self.lengths.to(device)[:, None]
+        source = index.clamp(0, count - 1)
+        gathered = Places(*(x.gather(1, source) for x in new))
+        document = new.document[:, :1].expand_as(slot)
+        return Places(
+            torch.where(cached, slot, gathered.position),
+            torch.where(cached, CLEAN, gathered.role),
+            torch.where(cached, slot, gathered.start),
+            torch.where(cached, document, gathered.document),
+            cached | (gathered.valid & (index < count)),
+        )
+
+    def keep(self, counts: Tensor | Sequence[int]) -> None:
+        """Keep the first `counts[b]` places of the pass that has just run (append of different counts)."""
+        self._set(self.lengths + torch.as_tensor(counts, dtype=torch.int64))
+
+    def truncate(self, lengths: Tensor | Sequence[int]) -> None:
+        """Take rows back to the given lengths. Raises ValueError for a length that a row does not have."""
+        lengths = torch.as_tensor(lengths, dtype=torch.int64).expand_as(self.lengths)
+        if bool(((lengths < 0) | (lengths > self.lengths)).any()):
+            raise ValueError(f"cannot truncate rows of length {self.lengths.tolist()} to {lengths.tolist()}")
+        if not torch.equal(lengths, self.lengths):
+            self.ahead = None  # it was about a position that is no longer next
+        self._set(lengths.clone())
+
+    def fork(self, rows: Tensor | Sequence[int]) -> KVCache:
+        """A new cache whose row i is a copy of row `rows[i]`: reorder, drop or repeat."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        new = object.__new__(KVCache)
+        new.capacity = self.capacity
+        new.keys, new.values = self.keys[:, index], self.values[:, index]
+        new.ahead = None if self.ahead is None else self.ahead[index]
+        new._set(self.lengths[index])
+        return new
+
+    def _set(self, lengths: Tensor) -> None:
+        if int(lengths.max()) > self.capacity:
+            raise ValueError(f"rows of length {lengths.tolist()} do not fit the cache of {self.capacity}")
+        self.lengths = lengths
+        self._even = bool((lengths == lengths[0]).all())

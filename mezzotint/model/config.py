@@ -1,0 +1,35 @@
+"""Sizes of a denoiser: everything that fixes the shapes of its weights and the meaning of its positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-like network. Raises ValueError for sizes that cannot be built."""
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    mlp_width: int
+    max_length: int
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    tied_head: bool = True
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_size", "mlp_width", "max_length"
+        ):  # fmt: skip
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_size % 2:
+            raise ValueError(f"head_size is {self.head_size}; rotary positions need an even size")
+        if not self.rope_theta > 0 or not self.norm_eps > 0:
+            raise ValueError(f"rope_theta {self.rope_theta} and norm_eps {self.norm_eps} must be positive")

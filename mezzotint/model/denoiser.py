@@ -1,0 +1,165 @@
+"""Denoiser: the network. Tokens in, for every position a distribution over the clean token out.
+
+    clean rows    [t0 t1 t2]  causal         row i speaks about position i + 1: the AR model, and the cache's source
+    canvas rows   [?  on  ?]  bidirectional  speaks about its own positions, reads the clean rows before it
+
+One set of weights and one forward for both; the role of each place and the visibility decide. `read` and `denoise` are
+the two ways it is called while decoding. `shift` is a fact of the weights: 1 when the raw canvas row i is about position
+i + 1, as in any AR checkpoint that has not learnt otherwise; `denoise` undoes it, once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mezzotint.model.cache import KVCache
+from mezzotint.model.config import ModelConfig
+from mezzotint.model.layers import Block, rotary_tables
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, context_causal
+from mezzotint.shapes import Logits, Tokens, Where
+
+
+class Prediction(NamedTuple):
+    """logits `[B, W, V]` of the wanted places; `about` int64 `[B, W]`, the position each row of them concerns."""
+
+    logits: Logits
+    about: Tensor
+    hidden: Tensor  # [B, W, D], after the final norm
+
+
+class Denoiser(nn.Module):
+    def __init__(self, config: ModelConfig, shift: int = 0) -> None:
+        super().__init__()
+        if shift not in (0, 1):
+            raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
+        self.config, self.shift = config, shift
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
+        cos, sin = rotary_tables(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def slots(self) -> dict[str, Tensor]:
+        """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it."""
+        c = self.config
+        q, kv = c.num_heads * c.head_size, c.num_kv_heads * c.head_size
+        slots = {"model.embed_tokens.weight": self.embedding.weight, "model.norm.weight": self.norm.weight}
+        if self.head is not None:
+            slots["lm_head.weight"] = self.head.weight
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            p = f"model.layers.{i}."
+            qkv, gate_up = block.attention.qkv.weight, block.mlp.gate_up.weight
+            slots[p + "input_layernorm.weight"] = block.attention_norm.weight
+            slots[p + "self_attn.q_proj.weight"] = qkv[:q]
+            slots[p + "self_attn.k_proj.weight"] = qkv[q : q + kv]
+            slots[p + "self_attn.v_proj.weight"] = qkv[q + kv :]
+            slots[p + "self_attn.o_proj.weight"] = block.attention.out.weight
+            slots[p + "post_attention_layernorm.weight"] = block.mlp_norm.weight
+            slots[p + "mlp.gate_proj.weight"] = gate_up[: c.mlp_width]
+            slots[p + "mlp.up_proj.weight"] = gate_up[c.mlp_width :]
+            slots[p + "mlp.down_proj.weight"] = block.mlp.down.weight
+        return {name: tensor.detach() for name, tensor in slots.items()}
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> Denoiser:
+        """Copy named weights in, one at a time. Raises ValueError for a missing, unknown or misshapen tensor."""
+        slots = self.slots()
+        for name, tensor in weights:
+            if name not in slots:
+                raise ValueError(f"unknown or repeated tensor {name!r} of shape {tuple(tensor.shape)}")
+            slot = slots.pop(name)
+            if slot.shape != tensor.shape:
+                raise ValueError(f"tensor {name!r} has shape {tuple(tensor.shape)}; expected {tuple(slot.shape)}")
+            slot.copy_(tensor)
+        if slots:
+            raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
+        return self
+
+    # -- the forward pass ------------------------------------------------------------------------------------------
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        weight = self.embedding.weight
+        return KVCache(self.config, rows, capacity, weight.dtype, weight.device)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        places: Places,
+        visible: Visibility,
+        cache: KVCache | None = None,
+        want: Tensor | None = None,
+        condition: object = None,
+        feedback: Tensor | None = None,
+    ) -> Prediction:
+        """One pass over tokens `[B, T]` standing at `places` `[B, T]`, after what `cache` holds.
+
+        want: int64 `[B, W]`, indices into T whose logits are computed; None for all of them. condition and feedback are
+        for checkpoints that declare them (a class or embedding to follow; self-conditioning). Nothing is kept in the
+        cache until `cache.keep`. Raises ValueError for a condition that these weights do not have.
+        """
+        if condition is not None or feedback is not None:
+            given = "condition" if condition is not None else "feedback"
+            raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
+        if int(places.position.max()) >= self.config.max_length:
+            raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
+        keys = places if cache is None else cache.places(places)
+        seen = visible.dense(places, keys)  # [B, T, S]
+        seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
+        mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
+        x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
+        cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cos, sin, mask, layer, cache)
+        about = places.position + torch.where(places.role == CLEAN, 1, self.shift)
+        if want is not None:
+            x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
+            about = about.gather(1, want)
+        hidden = self.norm(x)
+        head = self.embedding.weight if self.head is None else self.head.weight
+        return Prediction(F.linear(hidden, head), about, hidden)
+
+    def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
+        """Causal pass over clean text, kept in the cache: prefill, commit, verify and AR are all this.
+
+        tokens `[B, T]` right-padded, counts int64 `[B]` of real tokens a row (0 leaves a row as it is). every: logits of
+        all T rows (about position + 1), else of each row's last real token. Sets `cache.ahead` where a row read.
+        """
+        step = torch.arange(tokens.shape[1])
+        position = cache.lengths[:, None] + step
+        valid = step < counts[:, None]
+        position = torch.where(valid, position, 0)
+        places = Places.of(position, torch.full_like(position, CLEAN), valid=valid)
+        places = Places(*(x.to(tokens.device) for x in places))
+        last = (counts - 1).clamp(min=0)
+        want = None if every else last[:, None].to(tokens.device)
+        prediction = self(tokens, places, context_causal(), cache, want)
+        cache.keep(counts)
+        row = torch.arange(tokens.shape[0])
+        newest = prediction.logits[row, last if every else 0]
+        had = cache.ahead
+        cache.ahead = newest if had is None else torch.where((counts > 0)[:, None].to(newest.device), newest, had)
+        return prediction
+
+    def denoise(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: KVCache, condition: object = None, feedback: Tensor | None = None
+    ) -> Logits:
+        """Bidirectional pass over one canvas a row, reading the cached clean text: logits `[B, C, V]` about `positions`.
+
+        tokens and positions int64 `[B, C]` in order, valid bool `[B, C]`. Keeps nothing.
+        """
+        places = Places.of(torch.where(valid, positions, 0), torch.full_like(positions, CANVAS), valid=valid)
+        logits = self(tokens, places, context_causal(), cache, None, condition, feedback).logits
+        if self.shift == 0:
+            return logits
+        if cache.ahead is None:
+            raise ValueError("a shifted checkpoint needs the causal logits of the last clean token: read before denoising")
+        return torch.cat((cache.ahead[:, None].to(logits.dtype), logits[:, :-1]), 1)

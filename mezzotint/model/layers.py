@@ -1,0 +1,79 @@
+"""The parts of a Llama block: rotary positions, grouped attention, gated MLP. Plain functions of tensors where possible.
+
+What is not obvious:
+- q, k and v come from one product, gate and up from another: at batch 1 the number of kernels is the cost.
+- Grouped queries are folded into the query axis ([B, Q, T, H] -> [B, K, Q/K * T, H]), so keys are never repeated.
+- Rotary pairs are (i, i + H/2), the Hugging Face convention; a GGUF's interleaved pairs are permuted when it is loaded.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mezzotint.model.cache import KVCache
+from mezzotint.model.config import ModelConfig
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin, float32 `[max_length, H]` (RoFormer, arXiv 2104.09864)."""
+    half = torch.arange(0, config.head_size, 2, dtype=torch.int64).float() / config.head_size
+    angle = torch.outer(torch.arange(config.max_length, dtype=torch.float32), 1.0 / config.rope_theta**half)
+    angle = torch.cat((angle, angle), -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x `[B, T, heads, H]`; cos and sin `[B, T, 1, H]`."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat((-high, low), -1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_size
+        heads = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = nn.Linear(config.width, heads * config.head_size, bias=False)
+        self.out = nn.Linear(config.num_heads * config.head_size, config.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None) -> Tensor:
+        """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]` or None when everyone sees everyone. -> `[B, T, D]`"""
+        rows, count, _ = x.shape
+        kv_heads, group = self.num_kv_heads, self.num_heads // self.num_kv_heads
+        qkv = self.qkv(x).view(rows, count, -1, self.head_size)
+        qk = rotate(qkv[:, :, : self.num_heads + kv_heads], cos, sin)
+        q, k, v = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :], qkv[:, :, self.num_heads + kv_heads :]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, H]
+        if cache is not None:
+            k, v = cache.view(layer, k, v)  # [B, K, S, H]
+        q = q.view(rows, count, kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
+        q = q.reshape(rows, kv_heads, group * count, self.head_size)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = mixed.view(rows, kv_heads, group, count, self.head_size).permute(0, 3, 1, 2, 4)
+        return self.out(mixed.reshape(rows, count, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
+        return x + self.mlp(self.mlp_norm(x))
