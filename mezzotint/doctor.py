@@ -1,0 +1,52 @@
+"""What a run needs, looked at one by one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    ok: bool
+    found: str
+
+
+def checks() -> list[Check]:
+    """Python, packages, processor, memory, disk and the base weights (present, and their checksum)."""
+    results = [Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")]
+    for package in ("torch", "tokenizers", "safetensors", "gguf", "numpy", "typer", "rich"):
+        try:
+            results.append(Check(package, True, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            results.append(Check(package, False, f"not installed: pip install {package}"))
+    import torch
+
+    threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    results.append(Check("processor", True, threads))
+    results.append(Check("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)"))
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        results.append(Check("memory", memory > 2e9, f"{memory / 1e9:.1f} GB (2 GB is needed)"))
+    results += _weights()
+    return results
+
+
+def _weights() -> list[Check]:
+    from mezzotint.checkpoints import fetch
+
+    folder = fetch.cache_folder()
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(parent).free
+    path = fetch.cached_path()
+    needed = path is not None or free > 4e8
+    found = [Check("disk", needed, f"{free / 1e9:.1f} GB free at the cache, {folder}")]
+    if path is None:
+        return [*found, Check("base weights", False, "not in the cache: mezzotint pull default")]
+    good = fetch.verify(path)
+    return [*found, Check("base weights", good, f"{path}, SHA-256 {'as pinned' if good else 'WRONG: pull them again'}")]

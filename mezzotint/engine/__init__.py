@@ -1,0 +1,1 @@
+"""Requests in, text and traces out."""

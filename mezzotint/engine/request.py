@@ -1,0 +1,89 @@
+"""What a user asks (Request), sees happening (Text, Frame, Finished) and gets (Reply)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.trace import Frame, Trace
+
+DECODE = ("ar", "verified", "diffusion")
+DRAFTS = ("fixed-point", "random", "text")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. `prompt` is a user's message (put through the chat template), or raw text when `raw`.
+
+    decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
+    denoised under `policy`). draft: where verified gets its drafts: fixed-point (random tokens, then the previous
+    iterate), random (fresh random tokens every round), text (`draft_text`). locks: {offset in answer tokens: text that
+    must stand there}. Raises ValueError for values out of range.
+    """
+
+    prompt: str | Sequence[Mapping[str, str]]
+    raw: bool = False
+    decode: Literal["ar", "verified", "diffusion"] = "verified"
+    max_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    draft: Literal["fixed-point", "random", "text"] = "fixed-point"
+    draft_text: str = ""
+    draft_length: int = 4
+    policy: str | Decoding = "threshold"
+    locks: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt is empty; give some text")
+        for name, allowed in (("decode", DECODE), ("draft", DRAFTS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+        if isinstance(self.policy, str) and self.policy not in POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
+        if self.draft == "text" and not self.draft_text:
+            raise ValueError("draft 'text' needs draft_text")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not 1 <= self.draft_length <= 256:
+            raise ValueError(f"draft_length is {self.draft_length}; it must lie between 1 and 256")
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature}; it must lie between 0 and 100")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be a 64-bit integer")
+        if any(offset < 0 for offset in self.locks):
+            raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of committed text: it will not change again."""
+
+    row: int
+    piece: str
+
+    def __str__(self) -> str:
+        return self.piece
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row is over. reason: stop (the model ended it) or length."""
+
+    row: int
+    reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer, its ids (without the stop token) and every call that made it."""
+
+    text: str
+    ids: list[int]
+    reason: Literal["stop", "length"]
+    trace: Trace
+
+
+Event = Frame | Text | Finished

@@ -1,0 +1,96 @@
+"""Text on its way from noise, drawn for a terminal. Status is told by shape as well as shade: it reads without colour.
+
+    given       underlined          open, a guess   dim italic
+    accepted    plain               open, a mask    a shaded block a token
+    overwritten bold
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN, OVERWRITTEN
+from mezzotint.sampler.trace import Trace
+
+MASK = "░░"
+STYLES = {GIVEN: "underline", OPEN: "dim italic", ACCEPTED: "", OVERWRITTEN: "bold"}
+Decode = Callable[[Sequence[int]], str]
+
+
+def spans(decode: Decode, ids: Sequence[int], status: Sequence[int], mask_id: int | None, hidden: frozenset[int]) -> Text:
+    """One line of text for ids with a status each. Runs of one status are decoded together, so characters stay whole."""
+    text, run, style = Text(), list[int](), 0
+
+    def flush() -> None:
+        if run:
+            text.append(decode(run), STYLES[style])
+            run.clear()
+
+    for token, s in zip(ids, status, strict=True):
+        if token in hidden:
+            continue
+        if s == OPEN and token == mask_id:
+            flush()
+            text.append(MASK, "dim")
+            continue
+        if s != style:
+            flush()
+            style = s
+        run.append(token)
+    flush()
+    return text
+
+
+class Painter:
+    """Draws frames over each other on a terminal; on a pipe, writes committed text as it comes and nothing else."""
+
+    def __init__(self, console: Console, decode: Decode, mask_id: int | None, hidden: frozenset[int]) -> None:
+        self.console, self.decode, self.mask_id, self.hidden = console, decode, mask_id, hidden
+        self.committed: list[int] = []
+        self.live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+
+    def __enter__(self) -> Painter:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.__exit__(None, None, None)
+
+    def show(self, tokens: Sequence[int], status: Sequence[int], committed: int) -> None:
+        """The canvas after a call: `committed` of its tokens are final."""
+        ids = [*self.committed, *tokens]
+        states = [ACCEPTED] * len(self.committed) + list(status)
+        self.live.update(spans(self.decode, ids, states, self.mask_id, self.hidden), refresh=True)
+        self.committed += tokens[:committed]
+
+    def settle(self) -> None:
+        """Only what is committed, at the end."""
+        self.live.update(Text(self.decode([i for i in self.committed if i not in self.hidden])), refresh=True)
+
+
+def strip(trace: Trace, decode: Decode, mask_id: int | None, hidden: frozenset[int], every: Iterable[int] | None = None) -> list[Text]:
+    """One line for each frame of a trace (or those with the given numbers), newlines made visible."""
+    wanted = None if every is None else set(every)
+    lines = []
+    for number, (_, ids, status) in enumerate(trace.views()):
+        if wanted is None or number in wanted:
+            line = spans(lambda run: decode(run).replace("\n", "⏎"), ids, status, mask_id, hidden)
+            lines.append(line)
+    return lines
+
+
+def summary(trace: Trace, seconds: float, load_seconds: float, peak_bytes: int) -> str:
+    """Calls, tokens, tokens per call, accepted per round, positions per token, speed, load time, peak memory: one line."""
+    tokens = trace.num_tokens
+    parts = [
+        f"{tokens} tokens", f"{trace.num_calls} calls", f"{trace.tokens_per_call:.2f} tokens/call",
+        f"{trace.num_positions / max(tokens, 1):.1f} positions/token", f"{tokens / max(seconds, 1e-9):.1f} tokens/s",
+        f"{seconds:.1f} s", f"load {load_seconds:.1f} s", f"peak memory {peak_bytes / 1e9:.2f} GB",
+    ]  # fmt: skip
+    if trace.accepted_per_round is not None:
+        parts.insert(3, f"{trace.accepted_per_round:.2f} drafted tokens kept a round")
+    return ", ".join(parts)

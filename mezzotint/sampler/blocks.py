@@ -1,0 +1,82 @@
+"""Diffusion over a whole answer: canvas after canvas, each read into the cache by a causal pass when it is finished.
+
+    read prompt | canvas 1: denoise .. denoise, commit | canvas 2: denoise .. denoise, commit | ...
+
+A canvas starts right after the last committed token. The commit writes the keys and values of the clean text, which the
+next canvas reads; those of the noisy passes are never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from mezzotint.draws import Draws
+from mezzotint.sampler.canvas import ACCEPTED, OPEN, Canvas
+from mezzotint.sampler.loop import CanvasDenoiser, Sampler
+from mezzotint.sampler.trace import Frame
+from mezzotint.sampler.verify import CausalDenoiser, pad
+
+
+class BlockDenoiser(CanvasDenoiser, CausalDenoiser, Protocol):
+    """A network with both passes."""
+
+
+def block_frames(
+    sampler: Sampler,
+    denoiser: BlockDenoiser,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    draws: Draws,
+    forced: Sequence[dict[int, int]] | None = None,
+    stop_ids: frozenset[int] = frozenset(),
+) -> Iterator[Frame]:
+    """Decode all prompts together, one frame a row and call. forced: per row, {offset in the answer: locked id}.
+
+    A row ends after a stop id or `max_tokens`. Raises ValueError for an empty prompt.
+    """
+    if any(not prompt for prompt in prompts):
+        raise ValueError("a prompt has no tokens; give at least one (a chat template always does)")
+    length = sampler.decoding.canvas_length
+    locks = list(forced or [{} for _ in prompts])
+    written = [0] * len(prompts)
+    active = list(range(len(prompts)))
+    cache: Any = denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + length)
+    ids, counts = pad(prompts)
+    denoiser.read(ids, counts, cache)
+    for row, prompt in enumerate(prompts):
+        yield Frame("read", row, 0, 0, len(prompt), [], [], 0, 0, len(prompt))
+    block = 0
+    while active:
+        here = draws.rows(torch.tensor(active)).at(block=block)
+        width = min(length, max(max_tokens - written[r] for r in active))
+        lock = torch.tensor([[locks[r].get(written[r] + n, -1) for n in range(width)] for r in active])
+        canvas = Canvas.blank(sampler.process, cache.lengths, width, here, lock)
+        starts = cache.lengths.tolist()
+        for step in sampler.steps(canvas, cache, here):
+            for i in step.running.nonzero()[:, 0].tolist():
+                status = canvas.status[i].tolist()
+                yield Frame("denoise", active[i], block, step.index, starts[i], canvas.tokens[i].tolist(), status, 0, 1, width)
+        counts, ended = [], []
+        for i, r in enumerate(active):
+            tokens = canvas.tokens[i, : max_tokens - written[r]].tolist()
+            stop = next((n for n, t in enumerate(tokens) if t in stop_ids and int(lock[i, n]) < 0), None)
+            tokens = tokens if stop is None else tokens[: stop + 1]
+            written[r] += len(tokens)
+            over = stop is not None or written[r] >= max_tokens
+            status = [ACCEPTED if s == OPEN else s for s in canvas.status[i, : len(tokens)].tolist()]
+            calls = 0 if over else 1  # nothing is read after the end
+            yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))
+            counts.append(len(tokens))
+            if over:
+                ended.append(i)
+        stay = [i for i in range(len(active)) if i not in ended]
+        active = [active[i] for i in stay]
+        if not active:
+            return
+        if ended:
+            cache = cache.fork(stay)
+        denoiser.read(canvas.tokens[stay], torch.tensor([counts[i] for i in stay]), cache)
+        block += 1
