@@ -89,14 +89,24 @@ class KVCache:
             self.ahead = None  # it was about a position that is no longer next
         self._set(lengths.clone())
 
-    def fork(self, rows: Tensor | Sequence[int]) -> KVCache:
-        """A new cache whose row i is a copy of row `rows[i]`: reorder, drop or repeat."""
+    def fork(self, rows: Tensor | Sequence[int], length: int | None = None, capacity: int | None = None) -> KVCache:
+        """A new cache whose row i is a copy of row `rows[i]`: reorder, drop or repeat.
+
+        length: keep at most so many positions of each; capacity: another than this one's.
+        """
         index = torch.as_tensor(rows, dtype=torch.int64)
         new = object.__new__(KVCache)
-        new.capacity = self.capacity
-        new.keys, new.values = self.keys[:, index], self.values[:, index]
-        new.ahead = None if self.ahead is None else self.ahead[index]
-        new._set(self.lengths[index])
+        new.capacity = self.capacity if capacity is None else capacity
+        lengths = self.lengths[index] if length is None else self.lengths[index].clamp(max=length)
+        shape = list(self.keys.shape)
+        shape[1], shape[3] = len(index), new.capacity
+        longest = int(lengths.max())
+        new.keys, new.values = self.keys.new_zeros(shape), self.values.new_zeros(shape)
+        new.keys[:, :, :, :longest] = self.keys[:, index, :, :longest]
+        new.values[:, :, :, :longest] = self.values[:, index, :, :longest]
+        same = torch.equal(lengths, self.lengths[index])
+        new.ahead = self.ahead[index] if same and self.ahead is not None else None
+        new._set(lengths)
         return new
 
     def _set(self, lengths: Tensor) -> None:

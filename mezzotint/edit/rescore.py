@@ -1,0 +1,327 @@
+"""Editing before any weights have learnt to denoise: the causal model rescores changes of its own proposal.
+
+    She | dont | like | apples | .      score every unit given the instruction and what stands left of it
+          ^ least likely                propose there: other words, nothing, one more word
+    She   doesn't  like   apples   .    keep the best if log p(whole text) rises by the margin and what the change costs
+
+This is a noisy channel (Kernighan, Church and Gale, 1990) whose both halves are generic: the source model is the network
+itself, the channel charges `channel` nats for every character changed. There are no rules and no word lists: words come
+from the model's predictions and its own vocabulary. Locked text is never part of a unit that may change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.engine.engine import Engine
+from mezzotint.model.cache import KVCache
+
+_UNIT = re.compile(r"\s?[^\W_]+(?:['’][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
+_ROWS = 16  # candidates in one forward
+_WINDOW = 48  # tokens to the right that a candidate is scored on
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """One contiguous change: characters `start:end` of the source became `after`. gain: nats of the whole text."""
+
+    start: int
+    end: int
+    before: str
+    after: str
+    gain: float
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A finished edit."""
+
+    before: str
+    after: str
+    hunks: list[Hunk]
+    num_calls: int
+
+    def diff(self) -> str:
+        """Unified diff of lines, empty when nothing changed."""
+        old, new = (text.splitlines(keepends=True) for text in (self.before, self.after))
+        lines = difflib.unified_diff(old, new, "before", "after")
+        return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+    def to_json(self) -> dict[str, Any]:
+        hunks = [vars(hunk) for hunk in self.hunks]
+        return {"text": self.after, "changed": self.before != self.after, "hunks": hunks, "calls": self.num_calls}
+
+
+def locked_spans(text: str, locks: Sequence[str]) -> list[tuple[int, int]]:
+    """Character spans of locks given as `START:END` or as literal text (every occurrence). ValueError if it is not there."""
+    spans = []
+    for lock in locks:
+        if match := re.fullmatch(r"(\d+):(\d+)", lock):
+            start, end = int(match[1]), int(match[2])
+            if not start <= end <= len(text):
+                raise ValueError(f"lock {lock!r} is outside the text's 0:{len(text)}")
+            spans.append((start, end))
+        elif lock:
+            found = [m.span() for m in re.finditer(re.escape(lock), text)]
+            if not found:
+                raise ValueError(f"lock {lock!r} does not occur in the text")
+            spans += found
+    return sorted(spans)
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance in characters."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def prefix_distance(start: str, whole: str) -> int:
+    """The least distance between `start` and any beginning of `whole`: what an unfinished word has cost so far."""
+    row = list(range(len(whole) + 1))
+    for i, x in enumerate(start, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(whole, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return min(row)
+
+
+@dataclass
+class _Unit:
+    text: str
+    ids: list[int]
+    start: int  # in the source
+    end: int
+    locked: bool
+    score: float = 0.0
+
+
+@dataclass
+class _Rescorer:
+    engine: Engine
+    context: list[int]
+    channel: float
+    num_calls: int = 0
+    words: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokenizer = self.engine.tokenizer
+        special = set(tokenizer.specials.values())
+        for token in range(self.engine.checkpoint.config.vocab_size):
+            if token not in special:
+                try:
+                    self.words.setdefault(tokenizer.token_bytes(token).decode(), token)
+                except UnicodeDecodeError:
+                    continue
+        self.spelling = list(self.words)
+        alphabet = {c: i for i, c in enumerate(sorted(set("".join(self.spelling))))}
+        rows, columns, counts = [], [], []
+        for i, word in enumerate(self.spelling):
+            for c, n in Counter(word).items():
+                rows.append(i)
+                columns.append(alphabet[c])
+                counts.append(n)
+        self.alphabet = alphabet
+        self.letters = (np.array(rows), np.array(columns), np.array(counts))
+        self.lengths = np.array([len(word) for word in self.spelling])
+
+    def near(self, word: str, most: int) -> list[str]:
+        """Vocabulary entries within `most` edits of `word`; a bag of letters rules most of them out first."""
+        bag = np.zeros(len(self.alphabet) + 1)
+        for c, n in Counter(word).items():
+            bag[self.alphabet.get(c, -1)] += n
+        rows, columns, counts = self.letters
+        shared = np.bincount(rows, np.minimum(counts, bag[columns]), len(self.spelling))
+        bound = np.maximum(self.lengths, len(word)) - shared
+        return [self.spelling[i] for i in np.nonzero(bound <= most)[0] if 0 < edit_distance(self.spelling[i], word) <= most]
+
+    def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities about the next position after each token of each row, float32 `[B, T, V]`."""
+        counts = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        self.num_calls += len(rows)
+        return self.engine.denoiser.read(ids, counts, cache, every=True).logits.log_softmax(-1)
+
+    def scores(self, cache: KVCache, length: int, ahead: Tensor, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """log p of every token of each row, after the first `length` positions of `cache` (one row), `ahead` `[V]` next."""
+        out: list[list[float]] = []
+        for first in range(0, len(rows), _ROWS):
+            part = [list(row) for row in rows[first : first + _ROWS]]
+            longest = max(map(len, part))
+            fork = cache.fork([0] * len(part), length, length + longest)
+            behind = self.read(fork, part)
+            for i, row in enumerate(part):
+                laws = torch.cat((ahead[None], behind[i, : len(row) - 1]))
+                out.append(laws.gather(1, torch.tensor(row)[:, None])[:, 0].tolist())
+        return out
+
+    def candidates(self, units: list[_Unit], at: int, cache: KVCache, length: int, ahead: Tensor, beam: int) -> list[str]:
+        """Texts that might stand in place of unit `at`: near in spelling, or what the model expects there."""
+        old = units[at].text
+        found: dict[str, float] = {}
+
+        def offer(text: str, score: float) -> None:
+            if text != old:
+                found[text] = max(score, found.get(text, -1e9))
+
+        for word in self.near(old, 2 if len(old) > 4 else 1):
+            offer(word, float(ahead[self.words[word]]) - self.channel * edit_distance(word, old))
+        decode = self.engine.tokenizer.decode
+        states: list[tuple[list[int], float]] = [([], 0.0)]
+        for depth in range(3):
+            if depth:
+                fork = cache.fork([0] * len(states), length, length + depth)
+                laws = self.read(fork, [ids for ids, _ in states])[:, -1]
+            else:
+                laws = ahead[None]
+            longer = []
+            for (ids, score), law in zip(states, laws, strict=True):
+                best = law.topk(200 if depth == 0 else 40)
+                for token, logp in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                    text = decode([*ids, token])
+                    if "�" in text or not text.strip() or len(text) > len(old) + 8:
+                        continue
+                    cost = self.channel * prefix_distance(text, old)
+                    longer.append(([*ids, token], score + logp, score + logp - cost, text))
+            longer.sort(key=lambda x: -x[2])
+            states = [(ids, score) for ids, score, _, _ in longer[:beam]]
+            for _, score, _, text in longer[: 2 * beam]:
+                offer(text, score - self.channel * edit_distance(text, old))
+                if depth == 0:  # as an insertion before the unit
+                    offer(text + old, score - self.channel * len(text) + units[at].score)
+        kept = sorted(found, key=lambda text: -found[text])[: 3 * beam]
+        return ["", *kept]
+
+
+def revise(
+    engine: Engine,
+    text: str,
+    instruction: str = "fix the grammar",
+    *,
+    margin: float = 3.0,
+    channel: float = 1.5,
+    locks: Sequence[tuple[int, int]] = (),
+    beam: int = 8,
+    places: int = 4,
+    max_changes: int = 20,
+) -> Edit:
+    """Change `text` where the model finds it least likely. margin and channel in nats (see above).
+
+    Every sentence-sized stretch (split at line ends and full stops) is scored after the instruction and the text before
+    it; its `places` least likely units are tried. Raises ValueError when a stretch and its context exceed the model's.
+    """
+    if margin < 0 or channel < 0:
+        raise ValueError(f"margin {margin} and channel {channel} must be at least 0 nats")
+    hunks: list[Hunk] = []
+    rescorer = _Rescorer(engine, _context(engine, instruction), channel)
+    pieces = []
+    with torch.inference_mode():
+        for start, end in _stretches(text):
+            units = _units(engine, text, start, end, locks)
+            hunks += _revise_stretch(rescorer, units, margin, beam, places, max_changes - len(hunks))
+            pieces.append("".join(unit.text for unit in units))
+    return Edit(text, "".join(pieces), sorted(hunks, key=lambda hunk: hunk.start), rescorer.num_calls)
+
+
+def _context(engine: Engine, instruction: str) -> list[int]:
+    """What stands before the text: the instruction as the user's message, the text as the answer to it."""
+    return engine.tokenizer.chat([{"role": "user", "content": f"{instruction.strip().capitalize()}. Reply with the corrected text."}])
+
+
+def _stretches(text: str) -> list[tuple[int, int]]:
+    """Character spans that are scored apart: sentences and lines, their closing space with the one before."""
+    ends = [m.end() for m in re.finditer(r"\n+|[.!?]+(?=\s)", text)]
+    borders = sorted({0, *ends, len(text)})
+    return list(zip(borders, borders[1:], strict=False))
+
+
+def _units(engine: Engine, text: str, start: int, end: int, locks: Sequence[tuple[int, int]]) -> list[_Unit]:
+    """Words with the space before them, and what stands between; a lock's border is a unit's border."""
+    borders = {b for span in locks for b in span if start < b < end} | {start, end}
+    units = []
+    cuts = sorted(borders)
+    for left, right in zip(cuts, cuts[1:], strict=False):
+        locked = any(a <= left and right <= b for a, b in locks)
+        for match in _UNIT.finditer(text, left, right):
+            ids = engine.tokenizer.encode(match[0])
+            units.append(_Unit(match[0], ids, match.start(), match.end(), locked or not match[0].strip()))
+    return units
+
+
+def _revise_stretch(
+    rescorer: _Rescorer, units: list[_Unit], margin: float, beam: int, places: int, budget: int
+) -> list[Hunk]:
+    """Apply the best change of the least likely places, again and again, until none gains enough. Changes `units`."""
+    hunks: list[Hunk] = []
+    tried: set[tuple[str, ...]] = set()
+    while len(hunks) < budget:
+        flat = [token for unit in units for token in unit.ids]
+        if not flat or all(unit.locked for unit in units):
+            return hunks
+        room = rescorer.engine.checkpoint.config.max_length - len(rescorer.context) - _WINDOW
+        if len(flat) > room:
+            raise ValueError(f"a sentence has {len(flat)} tokens; at most {room} fit the model beside the instruction")
+        denoiser = rescorer.engine.denoiser
+        cache = denoiser.new_cache(1, len(rescorer.context) + len(flat))
+        denoiser.read(torch.tensor([rescorer.context]), torch.tensor([len(rescorer.context)]), cache)
+        assert cache.ahead is not None
+        laws = torch.cat((cache.ahead.log_softmax(-1), rescorer.read(cache, [flat])[0]))  # [T + 1, V], row i about token i
+        token_scores = laws[:-1].gather(1, torch.tensor(flat)[:, None])[:, 0].tolist()
+        offset, starts = 0, []
+        for unit in units:
+            starts.append(offset)
+            unit.score = sum(token_scores[offset : offset + len(unit.ids)])
+            offset += len(unit.ids)
+        order = sorted((i for i, unit in enumerate(units) if not unit.locked), key=lambda i: units[i].score)
+        best: tuple[float, int, str] | None = None
+        for at in order[:places]:
+            key = (*(unit.text for unit in units[max(0, at - 8) : at + 8]), str(at))
+            if key in tried:
+                continue
+            tried.add(key)
+            gain, new = _best_candidate(rescorer, units, at, starts, flat, token_scores, laws, cache, beam)
+            if gain > margin and (best is None or gain > best[0]):
+                best = (gain, at, new)
+        if best is None:
+            return hunks
+        gain, at, new = best
+        tried.clear()
+        unit = units[at]
+        hunks.append(Hunk(unit.start, unit.end, unit.text, new, round(gain, 2)))
+        units[at] = _Unit(new, rescorer.engine.tokenizer.encode(new), unit.start, unit.end, True)
+    return hunks
+
+
+def _best_candidate(
+    rescorer: _Rescorer, units: list[_Unit], at: int, starts: list[int], flat: list[int], token_scores: list[float],
+    laws: Tensor, cache: KVCache, beam: int,
+) -> tuple[float, str]:  # fmt: skip
+    """The candidate with the largest gain in nats over what stands there, its channel cost taken off."""
+    unit, ahead = units[at], laws[starts[at]]
+    length = len(rescorer.context) + starts[at]
+    after = flat[starts[at] + len(unit.ids) :][:_WINDOW]
+    scored_now = sum(token_scores[starts[at] : starts[at] + len(unit.ids) + len(after)])
+    texts = rescorer.candidates(units, at, cache, length, ahead, beam)
+    rows = [rescorer.engine.tokenizer.encode(text) + after for text in texts]
+    texts, rows = zip(*[(t, r) for t, r in zip(texts, rows, strict=True) if r], strict=True)
+    scores = rescorer.scores(cache, length, ahead, rows)
+    gains = [
+        sum(score) - scored_now - rescorer.channel * edit_distance(text, unit.text)
+        for text, score in zip(texts, scores, strict=True)
+    ]
+    index = int(np.argmax(gains))
+    return gains[index], texts[index]
