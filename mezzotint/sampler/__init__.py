@@ -1,0 +1,1 @@
+"""The reverse process: canvases, policies, the loop, lossless decoding, traces."""

