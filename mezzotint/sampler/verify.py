@@ -47,7 +47,7 @@ class Drafter(Protocol):
 
     def draft(self, texts: Sequence[Sequence[int]], count: int, draws: Draws) -> Drafted: ...
     def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
-        """After a round: the causal pass's tokens `[B, k + 1]`, of which the first `emitted[b]` were emitted."""
+        """After a round that had a draft: the causal pass's tokens `[B, k + 1]`, of which the first `emitted[b]` were emitted."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -267,7 +267,7 @@ class Verified:
                     ended.append(i)
             if step:
                 cache.truncate(before + torch.tensor([len(new) for new in emitted]))
-            if self.drafter is not None and step:
+            if self.drafter is not None and k:
                 self.drafter.observe(targets, [len(new) for new in emitted])
             if ended:
                 stay = [i for i in range(len(active)) if i not in ended]
