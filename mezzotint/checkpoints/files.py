@@ -1,0 +1,88 @@
+"""Files that are either whole or absent: written beside their place under another name, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def full_disk(path: Path, needed: int | None = None) -> OSError:
+    """The error to raise when `path` did not fit; `needed` in bytes."""
+    free = shutil.disk_usage(nearest_folder(path)).free
+    size = f"{needed / 1e6:.0f} MB are needed, " if needed else ""
+    return OSError(
+        errno.ENOSPC,
+        f"no space left to write {path} ({size}{free / 1e6:.0f} MB are free); nothing was left behind, free some and repeat",
+    )
+
+
+def nearest_folder(path: Path) -> Path:
+    """The closest folder above `path` that exists."""
+    return next(p for p in (path, *path.absolute().parents) if p.is_dir())
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write. It appears at `path` only when the block ends well; otherwise nothing is left.
+
+    Raises OSError; on a full disk one that says so (errno ENOSPC).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            part.unlink(missing_ok=True)
+            raise full_disk(path) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill. It appears at `path` only when the block ends well; otherwise nothing is left.
+
+    Raises FileExistsError when something other than an empty folder is there, OSError as `whole_file` does.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, f"{path} exists and is not an empty folder; choose another or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()
+        os.rename(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            shutil.rmtree(part, ignore_errors=True)
+            raise full_disk(path) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

