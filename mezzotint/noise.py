@@ -151,7 +151,11 @@ class NoiseProcess:
         alpha, a, b = self._masses(levels)
         keep = alpha[1] / alpha[0] if alpha[0] > 0 else torch.ones((), dtype=torch.float64)
         mask, even = self._pi()
-        return keep * torch.eye(self.vocab_size, dtype=torch.float64) + (a[1] - keep * a[0]) * mask + (b[1] - keep * b[0]) * even
+        return (
+            keep * torch.eye(self.vocab_size, dtype=torch.float64)
+            + (a[1] - keep * a[0]) * mask
+            + (b[1] - keep * b[0]) * even
+        )
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +191,7 @@ class NoiseProcess:
     def looks_noisy(self, tokens: Tokens) -> Where | None:
         """Which tokens are noise, where that can be seen: exact for absorbing; None when noise may look like text."""
         half = self.share(torch.tensor([0.5], dtype=torch.float64))
-        return None if bool(half > 0) else tokens == self.mask_id
+        return None if bool(half > 0) else tokens.eq(self.mask_id if self.mask_id is not None else -1)
 
     # -- going back -------------------------------------------------------------------------------------------------
 
@@ -231,7 +235,13 @@ class NoiseProcess:
         return torch.where((law.sum(-1) > 0)[..., None], _normalise(law), same)
 
     def nelbo(
-        self, log_probs: Tensor, clean: Tokens, noisy: Tokens, t: Level, s: Level | None = None, prediction: Prediction = "full"
+        self,
+        log_probs: Tensor,
+        clean: Tokens,
+        noisy: Tokens,
+        t: Level,
+        s: Level | None = None,
+        prediction: Prediction = "full",
     ) -> Tensor:
         """The bound's integrand in nats, float64 `[B, L]`: its mean over t ~ U(0, 1) and x_t bounds -log p a position.
 
@@ -284,7 +294,9 @@ def Absorbing(mask_id: int, vocab_size: int, schedule: Schedule | None = None) -
     return NoiseProcess(vocab_size, mask_id, (), schedule or Schedule.linear())
 
 
-def Uniform(support: Sequence[int] | int, vocab_size: int | None = None, schedule: Schedule | None = None) -> NoiseProcess:
+def Uniform(
+    support: Sequence[int] | int, vocab_size: int | None = None, schedule: Schedule | None = None
+) -> NoiseProcess:
     """Noise is a random id (UDLM, DiffusionGemma). support: the ids, or a number n for 0..n-1."""
     ids = tuple(range(support)) if isinstance(support, int) else tuple(support)
     size = max(ids) + 1 if vocab_size is None else vocab_size
@@ -299,7 +311,9 @@ def Hybrid(
     if callable(share) and dshare is None:
         raise ValueError("a share that depends on the level needs its derivative, dshare")
     curve = share if callable(share) else _constant(float(share))
-    return NoiseProcess(vocab_size, mask_id, tuple(support), schedule or Schedule.linear(), curve, dshare or _constant(0.0))
+    return NoiseProcess(
+        vocab_size, mask_id, tuple(support), schedule or Schedule.linear(), curve, dshare or _constant(0.0)
+    )
 
 
 def gidd(mask_id: int, support: Sequence[int], vocab_size: int, p_uniform: float) -> NoiseProcess:
@@ -319,7 +333,9 @@ def gidd(mask_id: int, support: Sequence[int], vocab_size: int, p_uniform: float
         return big * (1 - 2 * t) / (2 * (t * (1 - t)).clamp(min=tiny).sqrt())
 
     schedule = Schedule.of(
-        lambda t: (1 - t) / (1 + c(t)), lambda t: (-(1 + c(t)) - (1 - t) * dc(t)) / (1 + c(t)) ** 2, f"gidd({p_uniform:g})"
+        lambda t: (1 - t) / (1 + c(t)),
+        lambda t: (-(1 + c(t)) - (1 - t) * dc(t)) / (1 + c(t)) ** 2,
+        f"gidd({p_uniform:g})",
     )
 
     def share(t: Tensor) -> Tensor:

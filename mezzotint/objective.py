@@ -34,7 +34,13 @@ class Bound(NamedTuple):
 
 
 def masked_bound(
-    process: NoiseProcess, predict: Predict, clean: Tokens, editable: Where, count: int, draws: Draws, size: int | None = None
+    process: NoiseProcess,
+    predict: Predict,
+    clean: Tokens,
+    editable: Where,
+    count: int,
+    draws: Draws,
+    size: int | None = None,
 ) -> Bound:
     """The bound on -log p of the editable positions, given the others; `count` levels a row, evenly spread and shifted.
 
@@ -43,7 +49,7 @@ def masked_bound(
     """
     if count < 2:
         raise ValueError(f"count is {count}; a standard error needs at least 2")
-    rows, length = clean.shape
+    _rows, length = clean.shape
     block = torch.zeros(length, dtype=torch.int64) if size is None else torch.arange(length) // size
     shift = draws.uniform("level", block)  # [B, L], equal inside a block
     samples = []

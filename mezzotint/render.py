@@ -1,8 +1,8 @@
 """Text on its way from noise, drawn for a terminal. Status is told by shape as well as shade: it reads without colour.
 
-    given       underlined          open, a guess   dim italic
-    accepted    plain               open, a mask    a shaded block a token
-    overwritten bold
+given       underlined          open, a guess   dim italic
+accepted    plain               open, a mask    a shaded block a token
+overwritten bold
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ STYLES = {GIVEN: "underline", OPEN: "dim italic", ACCEPTED: "", OVERWRITTEN: "bo
 Decode = Callable[[Sequence[int]], str]
 
 
-def spans(decode: Decode, ids: Sequence[int], status: Sequence[int], mask_id: int | None, hidden: frozenset[int]) -> Text:
+def spans(
+    decode: Decode, ids: Sequence[int], status: Sequence[int], mask_id: int | None, hidden: frozenset[int]
+) -> Text:
     """One line of text for ids with a status each. Runs of one status are decoded together, so characters stay whole."""
     text, run, style = Text(), list[int](), 0
 
@@ -72,7 +74,9 @@ class Painter:
         self.live.update(Text(self.decode([i for i in self.committed if i not in self.hidden])), refresh=True)
 
 
-def strip(trace: Trace, decode: Decode, mask_id: int | None, hidden: frozenset[int], every: Iterable[int] | None = None) -> list[Text]:
+def strip(
+    trace: Trace, decode: Decode, mask_id: int | None, hidden: frozenset[int], every: Iterable[int] | None = None
+) -> list[Text]:
     """One line for each frame of a trace (or those with the given numbers), newlines made visible."""
     wanted = None if every is None else set(every)
     lines = []

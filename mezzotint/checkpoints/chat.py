@@ -22,8 +22,8 @@ from typing import Any
 
 import jinja2
 from jinja2 import Undefined, nodes
-from jinja2.ext import loopcontrols
 from jinja2.exceptions import SecurityError
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -33,14 +33,17 @@ MAX_TICKS = 20_000  # rounds of all loops and calls of all macros and methods, b
 MAX_BUILT = 1 << 18  # characters a template may build, beyond fifty times those of the messages
 MAX_ITEMS = 10_000  # values in a list or table that a template writes, nested ones included
 
-METHODS = frozenset(
-    "strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title capitalize replace join find index count "
-    "isdigit isalpha isspace removeprefix removesuffix get items keys values".split()
-)
-FILTERS = frozenset(
-    "trim string length count list first last default d lower upper title capitalize int float abs round sum min max join replace "
-    "tojson selectattr rejectattr select reject map items dictsort sort unique reverse".split()
-)
+# Methods of texts and tables, and filters, that templates may use. Each has a result no larger than what is counted.
+METHODS = frozenset({
+    "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "lower", "upper", "title",
+    "capitalize", "replace", "join", "find", "index", "count", "isdigit", "isalpha", "isspace", "removeprefix",
+    "removesuffix", "get", "items", "keys", "values",
+})  # fmt: skip
+FILTERS = frozenset({
+    "trim", "string", "length", "count", "list", "first", "last", "default", "d", "lower", "upper", "title",
+    "capitalize", "int", "float", "abs", "round", "sum", "min", "max", "join", "replace", "tojson", "selectattr", "rejectattr",
+    "select", "reject", "map", "items", "dictsort", "sort", "unique", "reverse",
+})  # fmt: skip
 
 
 def render(
@@ -52,8 +55,8 @@ def render(
 ) -> list[int | str]:
     """The conversation as ids of markers and pieces of plain text between them.
 
-    template: Jinja source; markers: name -> id of the tokens that a template may write; names: further variables, such as
-    bos_token. Raises ValueError for bad messages, a bad template, one that raises or one that does too much.
+    template: Jinja source; markers: name -> id of the tokens that a template may write; names: further variables, such
+    as bos_token. Raises ValueError for bad messages, a bad template, one that raises or one that does too much.
     """
     messages = [_message(index, message) for index, message in enumerate(messages)]
     if not messages:
@@ -93,7 +96,7 @@ def _stand_ins(count: int, avoid: str) -> list[str]:
     return found
 
 
-# -- the bounded sandbox -------------------------------------------------------------------------------------------------
+# -- the bounded sandbox -----------------------------------------------------------------------------------------------
 
 
 class _TooMuch(Exception):

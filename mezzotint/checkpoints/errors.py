@@ -18,4 +18,7 @@ class CheckpointError(ValueError):
 
 
 class FetchError(RuntimeError):
-    """Weights that could not be fetched or verified. One sentence that says what happened and one that says what to do."""
+    """Weights that could not be fetched or verified.
+
+    One sentence that says what happened and one that says what to do.
+    """

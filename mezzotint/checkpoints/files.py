@@ -17,7 +17,7 @@ def full_disk(path: Path, needed: int | None = None) -> OSError:
     size = f"{needed / 1e6:.0f} MB are needed, " if needed else ""
     return OSError(
         errno.ENOSPC,
-        f"no space left to write {path} ({size}{free / 1e6:.0f} MB are free); nothing was left behind, free some and repeat",
+        f"no space left to write {path} ({size}{free / 1e6:.0f} MB are free); nothing was left behind",
     )
 
 

@@ -32,18 +32,19 @@ MAX_OBJECTS = 1 << 20  # strings and arrays in the metadata: each costs some 60 
 
 # ggml type -> (name, elements a block, bytes a block)
 TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1),
+    25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }  # fmt: skip
 
 # metadata value type -> (struct format, numpy dtype)
 SCALARS: dict[int, tuple[str, str]] = {
-    0: ("<B", "u1"), 1: ("<b", "i1"), 2: ("<H", "<u2"), 3: ("<h", "<i2"), 4: ("<I", "<u4"), 5: ("<i", "<i4"), 6: ("<f", "<f4"),
-    7: ("<B", "u1"), 10: ("<Q", "<u8"), 11: ("<q", "<i8"), 12: ("<d", "<f8"),
+    0: ("<B", "u1"), 1: ("<b", "i1"), 2: ("<H", "<u2"), 3: ("<h", "<i2"), 4: ("<I", "<u4"), 5: ("<i", "<i4"),
+    6: ("<f", "<f4"), 7: ("<B", "u1"), 10: ("<Q", "<u8"), 11: ("<q", "<i8"), 12: ("<d", "<f8"),
 }  # fmt: skip
 BOOL, STRING, ARRAY = 7, 8, 9
 
@@ -72,7 +73,10 @@ class GGUFFile:
     data: mmap.mmap = field(repr=False)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, dequantised to float32, in row-major shape. Raises CheckpointError for a type without dequantiser."""
+        """One tensor, dequantised to float32, in row-major shape.
+
+        Raises CheckpointError for a type without dequantiser.
+        """
         info = self.tensors[name]
         if info.type not in DEQUANTISERS:
             known = ", ".join(DEQUANTISERS)
@@ -296,7 +300,7 @@ class _Reader:
         return tensors
 
 
-# -- dequantisers: raw bytes of whole blocks -> float32, flat ------------------------------------------------------------
+# -- dequantisers: raw bytes of whole blocks -> float32, flat ----------------------------------------------------------
 
 
 def f32(raw: np.ndarray) -> np.ndarray:
@@ -320,7 +324,10 @@ def q8_0(raw: np.ndarray) -> np.ndarray:
 
 
 def q4_1(raw: np.ndarray) -> np.ndarray:
-    """Blocks of 32: scale f16, minimum f16, 16 bytes; low nibbles are values 0-15, high ones 16-31. scale * nibble + minimum."""
+    """Blocks of 32: scale f16, minimum f16, 16 bytes: low nibbles are values 0-15, high ones 16-31.
+
+    value = scale * nibble + minimum.
+    """
     blocks = raw.view(np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("nibbles", "u1", 16)]))
     out = np.empty((len(blocks), 32), np.float32)
     out[:, :16] = blocks["nibbles"] & 15

@@ -1,8 +1,8 @@
 """Llama-like checkpoints: SmolLM2 and everything else whose config.json says `model_type: llama`.
 
-The whole family is one table of names and two readers of sizes. Our names are Hugging Face's; rotary positions are in the
-half-split convention (the first half of a head rotates with the second). GGUF's llama files store the rows of q and k so
-that neighbours rotate together; `half_split` puts them back, `interleaved` is its inverse.
+The whole family is one table of names and two readers of sizes. Our names are Hugging Face's; rotary positions are in
+the half-split convention (the first half of a head rotates with the second). GGUF's llama files store the rows of q and
+k so that neighbours rotate together; `half_split` puts them back, `interleaved` is its inverse.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
-# -- sizes ---------------------------------------------------------------------------------------------------------------
+# -- sizes -------------------------------------------------------------------------------------------------------------
 
 
 def config_from_gguf(file: GGUFFile) -> ModelConfig:
@@ -89,7 +89,7 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
         value = file.metadata.get(key, default)
         if value is None:
             raise CheckpointError(file.path, f"metadata {key!r}", "missing", 0)
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        if type(value) not in ((kind,) if kind is int else (int, float)):
             raise file.error(key, f"{_short(value)}; expected one {kind.__name__}")
         return value
 
@@ -141,11 +141,11 @@ def config_from_json(path: Path, table: dict[str, Any]) -> ModelConfig:
         return CheckpointError(path, f"{key!r}", problem, 0)
 
     def number(key: str, default: float | None, low: float, high: float, kind: type = int) -> Any:
-        value = table.get(key)
+        value: Any = table.get(key)
         value = default if value is None else value
         if value is None:
             raise fail(key, "missing")
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        if type(value) not in ((kind,) if kind is int else (int, float)):
             raise fail(key, f"{_short(value)}; expected one {kind.__name__}")
         if not low <= value <= high:
             raise fail(key, f"{_short(value)}; expected {low} to {high}")
@@ -192,19 +192,22 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """The config.json that `config_from_json` and transformers read."""
     c = config
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": c.vocab_size, "hidden_size": c.width,
-        "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads, "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_size, "intermediate_size": c.mlp_width, "max_position_embeddings": c.max_length,
-        "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps, "tie_word_embeddings": c.tied_head, "hidden_act": "silu",
-        "attention_bias": False, "mlp_bias": False,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": c.vocab_size,
+        "hidden_size": c.width, "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads, "head_dim": c.head_size, "intermediate_size": c.mlp_width,
+        "max_position_embeddings": c.max_length, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied_head, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
     }  # fmt: skip
 
 
-# -- weights -------------------------------------------------------------------------------------------------------------
+# -- weights -----------------------------------------------------------------------------------------------------------
 
 
 def check_gguf(file: GGUFFile, config: ModelConfig) -> dict[str, str]:
-    """GGUF name -> our name, after checking that the file holds exactly the tensors of `config`. Raises CheckpointError."""
+    """GGUF name -> our name, after checking that the file holds exactly the tensors of `config`.
+
+    Raises CheckpointError.
+    """
     expected = shapes(config)
     names = {}
     for theirs, ours in NAMES.items():

@@ -1,9 +1,10 @@
 """Checkpoints: weights plus the facts that make them usable.
 
-    load("default" | folder | file.gguf) -> Checkpoint -> .denoiser()   the network, weights in it
-                                                       -> .tokenizer    text and ids
-                                                       -> .process      the noise it is decoded with
-                                                       -> .save(folder) the Hugging Face layout, with our facts in config.json
+    load("default" | folder | file.gguf) -> Checkpoint
+        .denoiser()     the network, weights in it
+        .tokenizer      text and ids
+        .process        the noise it is decoded with
+        .save(folder)   Hugging Face's layout, with our facts in config.json
 
 A plain AR checkpoint has facts too: what its canvas would be like before any training. Four control ids (MASK, DELETE,
 INSERT, EXPAND) are tokens that the tokenizer reserves and no text contains, found by their names in `CONTROL`.
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 NOISE = ("absorbing", "uniform", "hybrid")
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
-# Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are equal to the bit: no
-# training text ever held them. Chosen for what their names suggest; nothing else depends on the choice.
+# Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are equal to the bit:
+# no training text ever held them. Chosen for what their names suggest; nothing else depends on the choice.
 CONTROL = {
     "MASK": "<empty_output>",
     "DELETE": "<issue_closed>",
@@ -52,8 +53,8 @@ CONTROL = {
 class Facts:
     """What a checkpoint declares beside its sizes.
 
-    shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i. trained_canvas:
-    have these weights learnt to denoise? control: name -> name of the reserved token; control_ids: name -> its id.
+    shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i.
+    trained_canvas: have these weights learnt to denoise? control: our name -> the reserved token; control_ids: its id.
     """
 
     family: str = "llama"
@@ -103,7 +104,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on disk, checked, and everything needed to use them. sha256: of the file, where it is pinned and was verified."""
+    """Weights on disk, checked, and everything needed to use them.
+
+    sha256: of the file, where it is pinned and was verified.
+    """
 
     name: str
     config: ModelConfig
@@ -132,7 +136,10 @@ class Checkpoint:
         return self.noise(self.facts.noise)
 
     def noise(self, kind: str, share: float = 0.1) -> NoiseProcess:
-        """Noise of another kind on this vocabulary; uniform noise never draws special tokens. share: hybrid's uniform part."""
+        """Noise of another kind on this vocabulary; uniform noise never draws special tokens.
+
+        share: hybrid's uniform part.
+        """
         from mezzotint.noise import Absorbing, Hybrid, Uniform
 
         if kind not in NOISE:
@@ -150,9 +157,9 @@ class Checkpoint:
         return Hybrid(self.facts.mask_id, [i for i in support if i != self.facts.mask_id], size, share)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-        """Write a Hugging Face folder that `load` and transformers read: config.json, model.safetensors, tokenizer, card.
+        """Write a folder that `load` and transformers read: config.json, model.safetensors, tokenizer, card.
 
-        The folder appears only when it is complete. Raises FileExistsError when something is there, OSError (a full disk).
+        It appears only when it is complete. Raises FileExistsError when something is there, OSError (a full disk).
         """
         folder = Path(folder)
         with whole_folder(folder) as part:
@@ -211,8 +218,8 @@ KNOWN = {
 def load(name_or_path: str | Path) -> Checkpoint:
     """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
 
-    Reads and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError for an
-    unknown name, CheckpointError for a bad file, FetchError when it cannot be fetched.
+    Reads and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError
+    for an unknown name, CheckpointError for a bad file, FetchError when it cannot be fetched.
     """
     text, path = str(name_or_path), Path(name_or_path)
     if text in KNOWN and not isinstance(name_or_path, Path):

@@ -62,7 +62,10 @@ class StreamDecoder:
         return self._utf8.decode(self._tokenizer.decode_bytes(ids, self._skip))
 
     def finish(self) -> str:
-        """What an unfinished character at the end turns into (U+FFFD), or nothing. The decoder is ready for another text."""
+        """What an unfinished character at the end turns into (U+FFFD), or nothing.
+
+        The decoder is ready for another text.
+        """
         rest = self._utf8.decode(b"", True)
         self._utf8.reset()
         return rest
@@ -71,8 +74,8 @@ class StreamDecoder:
 class Tokenizer:
     """Text and ids of one checkpoint.
 
-    spec: a parsed tokenizer.json with a byte-level BPE model; chat_template: Jinja source or None; bos, eos, pad: names of
-    tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
+    spec: a parsed tokenizer.json with a byte-level BPE model; chat_template: Jinja source or None; bos, eos, pad: names
+    of tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
     """
 
     def __init__(
@@ -93,10 +96,10 @@ class Tokenizer:
         self.vocab_size = max(max(names, default=-1), max(self._added.values(), default=-1)) + 1
         self._ids = {**vocab, **self._added}
         self._bytes: list[bytes | None] = [None] * self.vocab_size
-        for index, name in names.items():
-            self._bytes[index] = bytes(map(BYTE_OF.__getitem__, name))
-        for name, index in self._added.items():
-            self._bytes[index] = name.encode()
+        for index, token in names.items():
+            self._bytes[index] = bytes(map(BYTE_OF.__getitem__, token))
+        for token, index in self._added.items():
+            self._bytes[index] = token.encode("utf-8", "replace")
         self._special_ids = frozenset(self.specials.values())
         self.bos, self.pad = bos, pad
         for name in (bos, pad, *eos):
@@ -106,9 +109,7 @@ class Tokenizer:
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(self._ids[name] for name in ends))
         self._eos_name = next(iter(ends), None)
         plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        plain["model"] = {**spec["model"], "vocab": vocab, "unk_token": None, "dropout": None, "ignore_merges": False}
-        if spec["model"].get("ignore_merges"):
-            plain["model"]["ignore_merges"] = True
+        plain["model"] = {**spec["model"], "vocab": vocab, "unk_token": None, "dropout": None}
         try:
             self._encoder = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
         except BaseException as error:  # the library's own panics are not Exceptions
@@ -177,8 +178,8 @@ class Tokenizer:
         if getattr(kinds, "ndim", 1) != 1 or isinstance(kinds, str | int | float) or len(kinds) != len(tokens):
             raise file.error("tokenizer.ggml.token_type", f"expected one number for each of {len(tokens)} tokens")
         added = [
-            {"id": index, "content": tokens[index], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-             "special": int(kind) == 3}
+            {"id": index, "content": tokens[index], "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": int(kind) == 3}
             for index, kind in enumerate(kinds) if int(kind) in (3, 4)
         ]  # fmt: skip
         vocab = {token: index for index, token in enumerate(tokens)}
@@ -190,8 +191,9 @@ class Tokenizer:
             "pre_tokenizer": PRE_TOKENIZERS[pre], "post_processor": None,
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {
-                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab,
+                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                "ignore_merges": False, "vocab": vocab,
                 "merges": [merge.split(" ", 1) for merge in merges],
             },
         }  # fmt: skip
@@ -237,7 +239,10 @@ class Tokenizer:
             return False
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD. skip_special: leave special tokens out, else their names."""
+        """Text of ids; bytes that are not UTF-8 become U+FFFD.
+
+        skip_special: leave special tokens out, else their names.
+        """
         return self.decode_bytes(ids, skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
@@ -245,7 +250,10 @@ class Tokenizer:
         return b"".join(self.token_bytes(i) for i in ids if not (skip_special and i in self._special_ids))
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that one id stands for; for special tokens those of its name. Raises ValueError for an unknown id."""
+        """The bytes that one id stands for; for special tokens those of its name.
+
+        Raises ValueError for an unknown id.
+        """
         found = self._bytes[id] if 0 <= id < self.vocab_size else None
         if found is None:
             raise ValueError(f"id {id} is not in the vocabulary of {self.vocab_size}")
@@ -281,7 +289,10 @@ class Tokenizer:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def to_file(self, path: str | Path) -> None:
-        """Write tokenizer.json at `path`, and chat_template.jinja and tokenizer_config.json beside it. Raises OSError."""
+        """Write tokenizer.json at `path`, and chat_template.jinja and tokenizer_config.json beside it.
+
+        Raises OSError.
+        """
         path = Path(path)
         settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         for key, name in (("bos_token", self.bos), ("eos_token", self._eos_name), ("pad_token", self.pad)):

@@ -2,8 +2,8 @@
 
     8 bytes: length of header | header: {"name": {"dtype", "shape", "data_offsets"}, ...} | data, tiled without gaps
 
-The header is checked by us before the library opens the file: sizes against the bytes that are there, every span against
-its dtype and shape, all spans together against the data section. So an error names its tensor and byte.
+The header is checked by us before the library opens the file: sizes against the bytes that are there, every span
+against its dtype and shape, all spans together against the data section. So an error names its tensor and byte.
 Source: the safetensors format description.
 """
 
@@ -27,8 +27,9 @@ MAX_HEADER = 2 << 20  # bytes: some 20 thousand tensors a file; JSON of this siz
 
 DTYPES: dict[str, tuple[torch.dtype, int]] = {
     "F64": (torch.float64, 8), "F32": (torch.float32, 4), "F16": (torch.float16, 2), "BF16": (torch.bfloat16, 2),
-    "I64": (torch.int64, 8), "I32": (torch.int32, 4), "I16": (torch.int16, 2), "I8": (torch.int8, 1), "U8": (torch.uint8, 1),
-    "BOOL": (torch.bool, 1), "F8_E4M3": (torch.float8_e4m3fn, 1), "F8_E5M2": (torch.float8_e5m2, 1),
+    "I64": (torch.int64, 8), "I32": (torch.int32, 4), "I16": (torch.int16, 2), "I8": (torch.int8, 1),
+    "U8": (torch.uint8, 1), "BOOL": (torch.bool, 1),
+    "F8_E4M3": (torch.float8_e4m3fn, 1), "F8_E5M2": (torch.float8_e5m2, 1),
 }  # fmt: skip
 NAMES = {dtype: name for name, (dtype, _) in DTYPES.items()}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -53,7 +54,10 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_json(text: bytes, fail: Callable[[str], CheckpointError]) -> Any:
-    """Strict JSON: UTF-8, no NaN, no name twice in an object, no bottomless nesting. Raises what `fail(problem)` makes."""
+    """Strict JSON: UTF-8, no NaN, no name twice in an object, no bottomless nesting.
+
+    Raises what `fail(problem)` makes.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -79,7 +83,10 @@ def read_json(text: bytes, fail: Callable[[str], CheckpointError]) -> Any:
 
 
 def read_header(path: str | Path) -> dict[str, Slot]:
-    """The tensors of one safetensors file, in the order of their data. Raises CheckpointError; OSError if it cannot be opened."""
+    """The tensors of one safetensors file, in the order of their data.
+
+    Raises CheckpointError; OSError if it cannot be opened.
+    """
     path = Path(path)
     refuse_pickle(path)
     with path.open("rb") as file:
@@ -230,8 +237,8 @@ def save_tensors(
 ) -> None:
     """Write one safetensors file while the tensors stream past, in any order; one is in memory at a time.
 
-    The file appears only when it is complete. Raises ValueError when the tensors are not those of `shapes`, OSError (on a
-    full disk one that says so).
+    The file appears only when it is complete. Raises ValueError when the tensors are not those of `shapes`, OSError (on
+    a full disk one that says so).
     """
     if dtype not in NAMES:
         raise ValueError(f"dtype is {dtype}; supported: {', '.join(str(d) for d in NAMES)}")

@@ -12,6 +12,7 @@ from the model's predictions and its own vocabulary. Locked text is never part o
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from torch import Tensor
 from mezzotint.engine.engine import Engine
 from mezzotint.model.cache import KVCache
 
-_UNIT = re.compile(r"\s?[^\W_]+(?:['’][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
+_UNIT = re.compile(r"\s?[^\W_]+(?:['\u2019][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
 _ROWS = 16  # candidates in one forward
 _WINDOW = 48  # tokens to the right that a candidate is scored on
 
@@ -145,7 +146,9 @@ class _Rescorer:
         rows, columns, counts = self.letters
         shared = np.bincount(rows, np.minimum(counts, bag[columns]), len(self.spelling))
         bound = np.maximum(self.lengths, len(word)) - shared
-        return [self.spelling[i] for i in np.nonzero(bound <= most)[0] if 0 < edit_distance(self.spelling[i], word) <= most]
+        return [
+            self.spelling[i] for i in np.nonzero(bound <= most)[0] if 0 < edit_distance(self.spelling[i], word) <= most
+        ]
 
     def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities about the next position after each token of each row, float32 `[B, T, V]`."""
@@ -169,7 +172,9 @@ class _Rescorer:
                 out.append(laws.gather(1, torch.tensor(row)[:, None])[:, 0].tolist())
         return out
 
-    def candidates(self, units: list[_Unit], at: int, cache: KVCache, length: int, ahead: Tensor, beam: int) -> list[str]:
+    def candidates(
+        self, units: list[_Unit], at: int, cache: KVCache, length: int, ahead: Tensor, beam: int
+    ) -> list[str]:
         """Texts that might stand in place of unit `at`: near in spelling, or what the model expects there."""
         old = units[at].text
         found: dict[str, float] = {}
@@ -239,14 +244,16 @@ def revise(
 
 def _context(engine: Engine, instruction: str) -> list[int]:
     """What stands before the text: the instruction as the user's message, the text as the answer to it."""
-    return engine.tokenizer.chat([{"role": "user", "content": f"{instruction.strip().capitalize()}. Reply with the corrected text."}])
+    return engine.tokenizer.chat(
+        [{"role": "user", "content": f"{instruction.strip().capitalize()}. Reply with the corrected text."}]
+    )
 
 
 def _stretches(text: str) -> list[tuple[int, int]]:
     """Character spans that are scored apart: sentences and lines, their closing space with the one before."""
     ends = [m.end() for m in re.finditer(r"\n+|[.!?]+(?=\s)", text)]
     borders = sorted({0, *ends, len(text)})
-    return list(zip(borders, borders[1:], strict=False))
+    return list(itertools.pairwise(borders))
 
 
 def _units(engine: Engine, text: str, start: int, end: int, locks: Sequence[tuple[int, int]]) -> list[_Unit]:
@@ -254,7 +261,7 @@ def _units(engine: Engine, text: str, start: int, end: int, locks: Sequence[tupl
     borders = {b for span in locks for b in span if start < b < end} | {start, end}
     units = []
     cuts = sorted(borders)
-    for left, right in zip(cuts, cuts[1:], strict=False):
+    for left, right in itertools.pairwise(cuts):
         locked = any(a <= left and right <= b for a, b in locks)
         for match in _UNIT.finditer(text, left, right):
             ids = engine.tokenizer.encode(match[0])
@@ -279,7 +286,9 @@ def _revise_stretch(
         cache = denoiser.new_cache(1, len(rescorer.context) + len(flat))
         denoiser.read(torch.tensor([rescorer.context]), torch.tensor([len(rescorer.context)]), cache)
         assert cache.ahead is not None
-        laws = torch.cat((cache.ahead.log_softmax(-1), rescorer.read(cache, [flat])[0]))  # [T + 1, V], row i about token i
+        laws = torch.cat(
+            (cache.ahead.log_softmax(-1), rescorer.read(cache, [flat])[0])
+        )  # [T + 1, V], row i about token i
         token_scores = laws[:-1].gather(1, torch.tensor(flat)[:, None])[:, 0].tolist()
         offset, starts = 0, []
         for unit in units:
@@ -316,8 +325,8 @@ def _best_candidate(
     after = flat[starts[at] + len(unit.ids) :][:_WINDOW]
     scored_now = sum(token_scores[starts[at] : starts[at] + len(unit.ids) + len(after)])
     texts = rescorer.candidates(units, at, cache, length, ahead, beam)
-    rows = [rescorer.engine.tokenizer.encode(text) + after for text in texts]
-    texts, rows = zip(*[(t, r) for t, r in zip(texts, rows, strict=True) if r], strict=True)
+    pairs = [(text, rescorer.engine.tokenizer.encode(text) + after) for text in texts]
+    texts, rows = [text for text, row in pairs if row], [row for _, row in pairs if row]
     scores = rescorer.scores(cache, length, ahead, rows)
     gains = [
         sum(score) - scored_now - rescorer.channel * edit_distance(text, unit.text)

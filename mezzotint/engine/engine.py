@@ -1,6 +1,6 @@
 """Engine: a checkpoint's weights in memory, and requests decoded on them.
 
-    request -> prompt ids -> frames of the sampler -> committed ids -> pieces of text (never half a character)
+request -> prompt ids -> frames of the sampler -> committed ids -> pieces of text (never half a character)
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Engine:
         if isinstance(request.prompt, str) and request.raw:
             ids = self.tokenizer.encode(request.prompt)
         else:
-            messages = [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
+            messages = (
+                [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
+            )
             ids = self.tokenizer.chat([dict(message) for message in messages])
         room = self.denoiser.config.max_length - len(ids) - request.max_tokens
         if room < 0:
@@ -54,12 +56,11 @@ class Engine:
         """Replies in order. Requests that differ only in prompt, seed, locks and draft text share their forwards."""
         todo = [requests] if isinstance(requests, Request) else list(requests)
         replies: list[Reply | None] = [None] * len(todo)
-        groups: dict[Request, list[int]] = {}
+        groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(todo):
-            alike = replace(request, prompt="-", seed=0, raw=False, locks=_NO_LOCKS)
-            if request.draft == "text":
-                alike = replace(alike, prompt=str(index))  # a given text belongs to its own row
-            groups.setdefault(alike, []).append(index)
+            own = index if request.draft == "text" else None  # a given text belongs to its own row
+            shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
+            groups.setdefault((*shared, repr(request.policy), own), []).append(index)
         for members in groups.values():
             for index, reply in zip(members, self._replies([todo[i] for i in members]), strict=True):
                 replies[index] = reply
@@ -153,9 +154,8 @@ class Engine:
                 if table.get(index, token) != token:
                     raise ValueError(f"two locks claim token {index} of the answer")
                 if index >= request.max_tokens:
-                    raise ValueError(f"a lock reaches token {index} of the answer, beyond max_tokens {request.max_tokens}")
+                    raise ValueError(
+                        f"a lock reaches token {index} of the answer, beyond max_tokens {request.max_tokens}"
+                    )
                 table[index] = token
         return table
-
-
-_NO_LOCKS: dict[int, str] = {}

@@ -24,7 +24,12 @@ class KVCache:
     """Keys and values of `rows` texts. `lengths` int64 `[B]` on the CPU: clean positions kept, a row each."""
 
     def __init__(
-        self, config: ModelConfig, rows: int, capacity: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> None:
         """`capacity`: positions a row can hold, scratch included. Raises ValueError above the model's max_length."""
         if not 1 <= capacity <= config.max_length:

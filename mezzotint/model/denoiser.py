@@ -43,6 +43,8 @@ class Denoiser(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config)
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -114,7 +116,11 @@ class Denoiser(nn.Module):
         keys = places if cache is None else cache.places(places)
         seen = visible.dense(places, keys)  # [B, T, S]
         seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
-        mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
+        mask = (
+            None
+            if bool(seen.all())
+            else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
+        )
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
@@ -150,7 +156,13 @@ class Denoiser(nn.Module):
         return prediction
 
     def denoise(
-        self, tokens: Tokens, positions: Tensor, valid: Where, cache: KVCache, condition: object = None, feedback: Tensor | None = None
+        self,
+        tokens: Tokens,
+        positions: Tensor,
+        valid: Where,
+        cache: KVCache,
+        condition: object = None,
+        feedback: Tensor | None = None,
     ) -> Logits:
         """Bidirectional pass over one canvas a row, reading the cached clean text: logits `[B, C, V]` about `positions`.
 
@@ -161,5 +173,7 @@ class Denoiser(nn.Module):
         if self.shift == 0:
             return logits
         if cache.ahead is None:
-            raise ValueError("a shifted checkpoint needs the causal logits of the last clean token: read before denoising")
+            raise ValueError(
+                "a shifted checkpoint needs the causal logits of the last clean token: read before denoising"
+            )
         return torch.cat((cache.ahead[:, None].to(logits.dtype), logits[:, :-1]), 1)

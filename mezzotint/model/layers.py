@@ -38,7 +38,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, heads * config.head_size, bias=False)
         self.out = nn.Linear(config.num_heads * config.head_size, config.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
+    ) -> Tensor:
         """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]` or None when everyone sees everyone. -> `[B, T, D]`"""
         rows, count, _ = x.shape
         kv_heads, group = self.num_kv_heads, self.num_heads // self.num_kv_heads
@@ -74,6 +76,8 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
+    ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
         return x + self.mlp(self.mlp_norm(x))

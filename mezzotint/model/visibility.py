@@ -31,7 +31,12 @@ class Places(NamedTuple):
 
     @classmethod
     def of(
-        cls, position: Tensor, role: Tensor, start: Tensor | None = None, document: Tensor | None = None, valid: Tensor | None = None
+        cls,
+        position: Tensor,
+        role: Tensor,
+        start: Tensor | None = None,
+        document: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> Places:
         """Fill in what is not given: one canvas a row that starts at its lowest valid position, one document, no padding."""
         valid = torch.ones_like(position, dtype=torch.bool) if valid is None else valid
@@ -77,12 +82,16 @@ class Visibility:
         if window < 1:
             raise ValueError(f"window is {window}; it must be at least 1")
         return Visibility(
-            f"{self.name} within {window}", (*self.rules, lambda q, k: (q.position - k.position).abs() < window), self.cacheable
+            f"{self.name} within {window}",
+            (*self.rules, lambda q, k: (q.position - k.position).abs() < window),
+            self.cacheable,
         )
 
     def same_document(self) -> Visibility:
         """Only keys of the query's document (packed training rows)."""
-        return Visibility(f"{self.name}, same document", (*self.rules, lambda q, k: q.document == k.document), self.cacheable)
+        return Visibility(
+            f"{self.name}, same document", (*self.rules, lambda q, k: q.document == k.document), self.cacheable
+        )
 
     def allowed(self, q: Places, k: Places) -> Tensor:
         seen = k.valid & q.valid
@@ -128,7 +137,9 @@ def context_causal() -> Visibility:
     return Visibility("context-causal", (_context_causal,), cacheable=True)
 
 
-def two_stream_places(length: int, size: int, rows: int = 1, offset: Tensor | int = 0, document: Tensor | None = None) -> Places:
+def two_stream_places(
+    length: int, size: int, rows: int = 1, offset: Tensor | int = 0, document: Tensor | None = None
+) -> Places:
     """Places of a training row `[canvas (L) | clean (L)]`, both at positions 0..L-1, in canvases of `size`.
 
     offset int64 `[B]`: canvases start at positions congruent to it modulo `size`, the first may be shorter. -> `[B, 2L]`

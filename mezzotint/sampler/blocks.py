@@ -58,8 +58,11 @@ def block_frames(
         for step in sampler.steps(canvas, cache, here):
             for i in step.running.nonzero()[:, 0].tolist():
                 status = canvas.status[i].tolist()
-                yield Frame("denoise", active[i], block, step.index, starts[i], canvas.tokens[i].tolist(), status, 0, 1, width)
-        counts, ended = [], []
+                yield Frame(
+                    "denoise", active[i], block, step.number, starts[i], canvas.tokens[i].tolist(), status, 0, 1, width
+                )
+        lengths: list[int] = []
+        ended: list[int] = []
         for i, r in enumerate(active):
             tokens = canvas.tokens[i, : max_tokens - written[r]].tolist()
             stop = next((n for n, t in enumerate(tokens) if t in stop_ids and int(lock[i, n]) < 0), None)
@@ -69,7 +72,7 @@ def block_frames(
             status = [ACCEPTED if s == OPEN else s for s in canvas.status[i, : len(tokens)].tolist()]
             calls = 0 if over else 1  # nothing is read after the end
             yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))
-            counts.append(len(tokens))
+            lengths.append(len(tokens))
             if over:
                 ended.append(i)
         stay = [i for i in range(len(active)) if i not in ended]
@@ -78,5 +81,5 @@ def block_frames(
             return
         if ended:
             cache = cache.fork(stay)
-        denoiser.read(canvas.tokens[stay], torch.tensor([counts[i] for i in stay]), cache)
+        denoiser.read(canvas.tokens[stay], torch.tensor([lengths[i] for i in stay]), cache)
         block += 1

@@ -36,7 +36,9 @@ class Draft:
 
     def __post_init__(self) -> None:
         if self.tokens.shape != self.editable.shape:
-            raise ValueError(f"tokens {tuple(self.tokens.shape)} and editable {tuple(self.editable.shape)} differ in shape")
+            raise ValueError(
+                f"tokens {tuple(self.tokens.shape)} and editable {tuple(self.editable.shape)} differ in shape"
+            )
         if bool(((self.level < 0) | (self.level > 1)).any()):
             raise ValueError(f"draft level {self.level.tolist()} must lie between 0 (clean) and 1 (noise)")
 
@@ -54,7 +56,9 @@ class Canvas:
     confidence: Tensor  # float64: confidence when it was accepted, nan before
 
     @classmethod
-    def blank(cls, process: NoiseProcess, starts: Tensor, length: int, draws: Draws, forced: Tokens | None = None) -> Canvas:
+    def blank(
+        cls, process: NoiseProcess, starts: Tensor, length: int, draws: Draws, forced: Tokens | None = None
+    ) -> Canvas:
         """Nothing but noise, except `forced` `[B, C]` (ids, -1 where free), which are given. starts int64 `[B]`."""
         positions = starts[:, None] + torch.arange(length)
         tokens = process.prior(positions.shape, draws, positions)
@@ -96,7 +100,9 @@ class Canvas:
         where = where & self.editable
         changed = where & (self.status != OPEN) & (tokens != self.tokens)
         self.tokens = torch.where(where, tokens, self.tokens)
-        self.status = torch.where(changed, OVERWRITTEN, torch.where(where & (self.status == OPEN), ACCEPTED, self.status))
+        self.status = torch.where(
+            changed, OVERWRITTEN, torch.where(where & (self.status == OPEN), ACCEPTED, self.status)
+        )
         self.accepted_at = torch.where(where, step, self.accepted_at)
         self.confidence = torch.where(where, confidence, self.confidence)
 

@@ -49,16 +49,26 @@ class Rule:
         return self.choose(proposal, canvas, s, draws)
 
     def __or__(self, other: Rule) -> Rule:
-        return Rule(f"({self.name} | {other.name})", lambda *a: self(*a) | other(*a), self.from_posterior or other.from_posterior)
+        return Rule(
+            f"({self.name} | {other.name})",
+            lambda *a: self(*a) | other(*a),
+            self.from_posterior or other.from_posterior,
+        )
 
     def __and__(self, other: Rule) -> Rule:
-        return Rule(f"({self.name} & {other.name})", lambda *a: self(*a) & other(*a), self.from_posterior or other.from_posterior)
+        return Rule(
+            f"({self.name} & {other.name})",
+            lambda *a: self(*a) & other(*a),
+            self.from_posterior or other.from_posterior,
+        )
 
 
 def _best(score: Tensor, among: Where, count: Tensor) -> Where:
     """The `count` `[B]` highest scores among the positions allowed; ties go to the left."""
     order = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order)
+    )
     return among & (rank < count[:, None])
 
 

@@ -32,7 +32,7 @@ class CanvasDenoiser(Protocol):
 class Step(NamedTuple):
     """One call and what followed from it. `running` bool `[B]`: the rows that took part."""
 
-    index: int
+    number: int
     canvas: Canvas
     proposal: Proposal
     running: Tensor

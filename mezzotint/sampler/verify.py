@@ -220,7 +220,11 @@ class Verified:
             raise ValueError(f"draft_length is {self.draft_length}; it must be at least 0")
 
     def frames(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, draws: Draws, forced: Sequence[dict[int, int]] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        draws: Draws,
+        forced: Sequence[dict[int, int]] | None = None,
     ) -> Iterator[Frame]:
         """Decode all prompts together, one frame a row and call. forced: per row, {offset in the answer: locked id}.
 
@@ -256,7 +260,9 @@ class Verified:
                 kind = "read" if step == 0 else "decode" if self.draft_length == 0 else "verify"
                 over = stop is not None or len(texts[r]) + len(new) >= goal[r]
                 tail = [] if over else targets[i, len(new) :].tolist()  # said behind the accepted prefix: a draft
-                given = [GIVEN if len(texts[r]) - len(prompts[r]) + n in locks[r] else ACCEPTED for n in range(len(new))]
+                given = [
+                    GIVEN if len(texts[r]) - len(prompts[r]) + n in locks[r] else ACCEPTED for n in range(len(new))
+                ]
                 status = given + [OPEN] * len(tail)
                 yield Frame(
                     kind, r, 0, step, len(texts[r]), new + tail, status, len(new), int(step > 0), int(counts[i])
@@ -299,7 +305,11 @@ class Verified:
 
     @staticmethod
     def _locks(
-        locks: list[dict[int, int]], active: list[int], texts: list[list[int]], prompts: Sequence[Sequence[int]], count: int
+        locks: list[dict[int, int]],
+        active: list[int],
+        texts: list[list[int]],
+        prompts: Sequence[Sequence[int]],
+        count: int,
     ) -> Tokens:
         """Locked ids of the next `count` positions, -1 where free: `[B, count]`."""
         table = [[locks[r].get(len(texts[r]) - len(prompts[r]) + n, -1) for n in range(count)] for r in active]
@@ -321,7 +331,14 @@ class Verified:
         return (same | (lock[:, :k] >= 0)).to(torch.int64).cumprod(-1).sum(-1).tolist()
 
     def _emit(
-        self, drafted: Drafted, targets: Tokens, law: Probs | None, lock: Tokens, accepted: list[int], draws: Draws, positions: Tensor
+        self,
+        drafted: Drafted,
+        targets: Tokens,
+        law: Probs | None,
+        lock: Tokens,
+        accepted: list[int],
+        draws: Draws,
+        positions: Tensor,
     ) -> list[list[int]]:
         """The kept draft and one token more: the AR model's, or after a speculative rejection one from the residual."""
         k = drafted.tokens.shape[1]

@@ -138,7 +138,9 @@ def test_shift_is_undone_inside_the_model():
 
 
 @pytest.mark.parametrize(
-    "rule", [full(), causal(), blocks(4), context_causal(), causal().within(3), context_causal().same_document()], ids=lambda r: r.name
+    "rule",
+    [full(), causal(), blocks(4), context_causal(), causal().within(3), context_causal().same_document()],
+    ids=lambda r: r.name,
 )
 def test_dense_equals_flex(rule):
     from torch.nn.attention.flex_attention import create_mask

@@ -1,5 +1,6 @@
 """The noise processes against enumeration: Bayes, composition, tight bounds, the joint law."""
 
+import itertools
 import math
 
 import pytest
@@ -123,9 +124,9 @@ def test_grid_bound_falls_to_the_entropy(kind):
     world = World(3, 2, seed=2)
     process = processes(3)[kind]
     bounds = [exact_bound(world, process, [], [], steps=T) for T in (1, 4, 16, 64, 500, 1000)]
-    assert all(a > b - 1e-9 for a, b in zip(bounds, bounds[1:], strict=False))
+    assert all(a > b - 1e-9 for a, b in itertools.pairwise(bounds))
     assert 0 <= bounds[-1] - world.entropy < 2e-3 < bounds[0] - world.entropy
-    print(f"T-step bounds {['%.5f' % b for b in bounds]}, entropy {world.entropy:.5f}")
+    print(f"T-step bounds {[f'{b:.5f}' for b in bounds]}, entropy {world.entropy:.5f}")
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3], ids=["uniform", "hybrid", "gidd"])
@@ -136,7 +137,9 @@ def test_uniform_and_hybrid_bounds_need_the_leave_one_out_posterior(kind):
     leave_one_out = exact_bound(world, process, *levels, how="leave_one_out")
     converted = exact_bound(world, process, *levels, how="full")
     wrong = exact_bound(world, process, *levels, how="full", convert=False)
-    print(f"entropy {world.entropy:.5f}, leave-one-out {leave_one_out:.5f}, converted {converted:.5f}, full {wrong:.5f}")
+    print(
+        f"entropy {world.entropy:.5f}, leave-one-out {leave_one_out:.5f}, converted {converted:.5f}, full {wrong:.5f}"
+    )
     assert abs(leave_one_out - world.entropy) < 1e-3
     assert abs(converted - world.entropy) < 1e-3
     assert wrong > world.entropy + 0.05  # negative control
@@ -188,4 +191,6 @@ def test_bad_noise_is_named():
     with pytest.raises(ValueError, match="num_steps is 0"):
         Schedule.linear().grid(0)
     with pytest.raises(ValueError, match="above its t"):
-        Absorbing(3, 4).posterior(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, 4), level(0.5, 1), level(0.4, 1))
+        Absorbing(3, 4).posterior(
+            torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, 4), level(0.5, 1), level(0.4, 1)
+        )

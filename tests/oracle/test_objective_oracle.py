@@ -84,7 +84,9 @@ def test_bounds_of_a_network_are_finite_and_repeat():
     for schedule in (Schedule.linear(), Schedule.cosine()):
         process = Absorbing(10, 11, schedule)
         for predict, size in ((whole_text(model), None), (two_stream(model, 4), 4)):
-            first, second = (masked_bound(process, predict, clean, editable, 16, Draws.of([1, 2]), size) for _ in range(2))
+            first, second = (
+                masked_bound(process, predict, clean, editable, 16, Draws.of([1, 2]), size) for _ in range(2)
+            )
             assert torch.equal(first.nats, second.nats) and first.nats.isfinite().all()
             assert (first.nats > 0.5 * 8 * math.log(10)).all()  # random weights know nothing
     logits = legal(Absorbing(10, 11), torch.zeros(1, 1, 11))

@@ -44,13 +44,19 @@ def tiny(seed=0, layers=2, scale=0.35):
 
 MODEL = tiny()
 PROMPTS = [[1, 2, 3], [5], [7, 8, 9, 10, 11, 12], [3, 3], [20, 1, 6, 2], [30] * 9, [11, 4]]
-PROCESSES = {"absorbing": Absorbing(MASK, V), "uniform": Uniform(range(1, MASK), V), "hybrid": Hybrid(MASK, range(1, MASK), V, 0.3)}
+PROCESSES = {
+    "absorbing": Absorbing(MASK, V),
+    "uniform": Uniform(range(1, MASK), V),
+    "hybrid": Hybrid(MASK, range(1, MASK), V, 0.3),
+}
 DECODINGS = {
     **{name: make() for name, make in POLICIES.items()},
     "sampled": Decoding(accept=above(0.5), temperature=1.0),
     "renoising": Decoding(accept=top(), renoise=below(0.3), temperature=0.8, num_steps=12),
     "at rate": Decoding(accept=top(), renoise=at_rate(0.3), temperature=0.8, num_steps=12),
-    "the rest": Decoding(accept=entropy_bound(1.0), renoise=the_rest(), stop=stable() & mean_entropy(0.5), num_steps=12),
+    "the rest": Decoding(
+        accept=entropy_bound(1.0), renoise=the_rest(), stop=stable() & mean_entropy(0.5), num_steps=12
+    ),
     "either": Decoding(accept=above(0.9) | left_to_right(2), stop=stable() | mean_entropy(0.1), num_steps=6),
 }
 
@@ -67,7 +73,9 @@ def diffuse(process, decoding, prompts, seeds, max_tokens=20, forced=None):
 @pytest.mark.parametrize("noise", PROCESSES)
 @pytest.mark.parametrize("policy", DECODINGS)
 def test_locked_positions_are_never_written_and_batches_change_nothing(policy, noise):
-    forced = [{0: 33, 9: 34, 10: 39} if row % 2 else {} for row in range(7)]  # 39 is the stop id: locked, it stops nothing
+    forced = [
+        {0: 33, 9: 34, 10: 39} if row % 2 else {} for row in range(7)
+    ]  # 39 is the stop id: locked, it stops nothing
     seeds = list(range(7))
     together = diffuse(PROCESSES[noise], DECODINGS[policy], PROMPTS, seeds, forced=forced)
     for row, trace in enumerate(together):
@@ -129,7 +137,7 @@ def test_verified_batch_of_seven_equals_seven_of_one_and_locks_hold():
         make = (lambda: PreviousIterate(V)) if drafter else (lambda: None)
         text, _ = decode(make(), PROMPTS, forced=forced, temperature=1.0, seeds=list(range(7)))
         for row in range(7):
-            alone, traces = decode(make(), [PROMPTS[row]], forced=[forced[row]], temperature=1.0, seeds=[row])
+            alone, _traces = decode(make(), [PROMPTS[row]], forced=[forced[row]], temperature=1.0, seeds=[row])
             assert alone[0] == text[row]
             for offset, token in forced[row].items():
                 assert offset >= len(text[row]) or text[row][offset] == token
