@@ -41,8 +41,8 @@ METHODS = frozenset({
 })  # fmt: skip
 FILTERS = frozenset({
     "trim", "string", "length", "count", "list", "first", "last", "default", "d", "lower", "upper", "title",
-    "capitalize", "int", "float", "abs", "round", "sum", "min", "max", "join", "replace", "tojson", "selectattr", "rejectattr",
-    "select", "reject", "map", "items", "dictsort", "sort", "unique", "reverse",
+    "capitalize", "int", "float", "abs", "round", "sum", "min", "max", "join", "replace", "tojson", "selectattr",
+    "rejectattr", "select", "reject", "map", "items", "dictsort", "sort", "unique", "reverse",
 })  # fmt: skip
 
 

@@ -96,8 +96,8 @@ class GGUFFile:
             yield name, self.tensor(name)
 
     def error(self, key: str, problem: str) -> CheckpointError:
-        """An error about a metadata value, with its byte where it has one."""
-        return CheckpointError(self.path, f"metadata {key!r}", problem, self.offsets.get(key))
+        """An error about a metadata value, at its byte or, when it is absent, at that of the metadata."""
+        return CheckpointError(self.path, f"metadata {key!r}", problem, self.offsets.get(key, 24))
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
