@@ -14,13 +14,13 @@ _HOME = {
     "Absorbing": "noise", "Canvas": "sampler.canvas", "Checkpoint": "checkpoints.load", "Decoding": "sampler.decoding",
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.rescore",
     "Engine": "engine.engine", "Hybrid": "noise", "NoiseProcess": "noise", "Reply": "engine.request",
-    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Trace": "sampler.trace",
+    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request", "Trace": "sampler.trace",
     "Uniform": "noise", "load": "checkpoints.load", "revise": "edit.rescore",
 }  # fmt: skip
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
-    "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Trace", "Uniform", "load", "revise",
+    "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "load", "revise",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mezzotint.draws import Draws
     from mezzotint.edit.rescore import Edit, revise
     from mezzotint.engine.engine import Engine
-    from mezzotint.engine.request import Reply, Request
+    from mezzotint.engine.request import Reply, Request, Text
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import Absorbing, Hybrid, NoiseProcess, Schedule, Uniform
     from mezzotint.sampler.canvas import Canvas, Draft

@@ -1,6 +1,11 @@
 """Prompts of our own for tests that compare decoders on the real weights: questions, code, lists, other languages."""
 
-_TASKS = ("Explain {} in two sentences.", "Write a short poem about {}.", "List three facts about {}.", "Why does {} matter?")
+_TASKS = (
+    "Explain {} in two sentences.",
+    "Write a short poem about {}.",
+    "List three facts about {}.",
+    "Why does {} matter?",
+)
 _THINGS = (
     "rain", "the number zero", "binary search", "bread", "the moon", "a hash table", "old maps", "sleep", "Python lists",
     "rivers", "a good question", "magnets",

@@ -19,19 +19,12 @@ def engine(base_path):
 
 @pytest.fixture(scope="module")
 def theirs(engine):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
-    c = engine.checkpoint.config
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab_size, hidden_size=c.width, num_hidden_layers=c.num_layers, num_attention_heads=c.num_heads,
-            num_key_value_heads=c.num_kv_heads, head_dim=c.head_size, intermediate_size=c.mlp_width, rms_norm_eps=c.norm_eps,
-            max_position_embeddings=c.max_length, tie_word_embeddings=c.tied_head,
-            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        )
-    ).eval()  # fmt: skip
-    model.load_state_dict(engine.denoiser.slots(), strict=False)
-    return model
+    logging.disable_progress_bar()
+    path = engine.checkpoint.source  # read by transformers' own GGUF loader, not by ours
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
 
 
 def ids(engine, number):
@@ -119,7 +112,10 @@ def test_locked_text_stands_in_the_answer(engine):
     request = mz.Request("Name three colours.", max_tokens=16, locks={0: "Well, I like"})
     reply = engine.generate(request)[0]
     assert reply.text.startswith("Well, I like")
-    assert engine.generate(mz.Request("Name three colours.", max_tokens=16, locks={0: "Well, I like"}, decode="ar"))[0].ids == reply.ids
+    assert (
+        engine.generate(mz.Request("Name three colours.", max_tokens=16, locks={0: "Well, I like"}, decode="ar"))[0].ids
+        == reply.ids
+    )
 
 
 def test_diffusion_on_untrained_weights_runs_and_keeps_its_locks(engine):

@@ -197,6 +197,11 @@ class _Bounded(ImmutableSandboxedEnvironment):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def wrap_str_format(self, value: Any) -> Any:
+        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", "") not in METHODS:
+            raise _TooMuch(f"{value.__name__!r} is not available to templates")
+        return None
+
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(obj, "__self__", None) is self.meter:
             return obj(*args)

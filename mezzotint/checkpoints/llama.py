@@ -86,19 +86,19 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
     """Sizes from `llama.*` metadata. Raises CheckpointError for another architecture and for what the network lacks."""
 
     def number(key: str, default: float | None = None, kind: type = int) -> Any:
-        value = file.metadata.get(key, default)
+        value = file.scalar(key, default)
         if value is None:
             raise CheckpointError(file.path, f"metadata {key!r}", "missing", 0)
         if type(value) not in ((kind,) if kind is int else (int, float)):
             raise file.error(key, f"{_short(value)}; expected one {kind.__name__}")
         return value
 
-    if (family := file.metadata.get("general.architecture")) != "llama":
+    if (family := file.scalar("general.architecture")) != "llama":
         raise file.error("general.architecture", f"{_short(family)}; supported: 'llama'")
     for key in ("llama.rope.scaling.type", "llama.rope.scaling.factor"):
-        if file.metadata.get(key, "none") not in ("none", 1.0):
+        if file.scalar(key, "none") not in ("none", 1.0):
             raise file.error(key, "scaled rotary positions are not supported")
-    if file.metadata.get("llama.expert_count", 0) != 0:
+    if file.scalar("llama.expert_count", 0) != 0:
         raise file.error("llama.expert_count", "experts are not supported")
     width, heads = number("llama.embedding_length"), number("llama.attention.head_count")
     if heads < 1 or width % heads:

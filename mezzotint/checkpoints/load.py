@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 NOISE = ("absorbing", "uniform", "hybrid")
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
-# Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are equal to the bit:
-# no training text ever held them. Chosen for what their names suggest; nothing else depends on the choice.
+# Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
+# vector but for a step of the quantisation: no training text held them. Chosen among these for what their names suggest.
 CONTROL = {
     "MASK": "<empty_output>",
     "DELETE": "<issue_closed>",

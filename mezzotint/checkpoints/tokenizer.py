@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from mezzotint.checkpoints.chat import render
@@ -166,21 +167,21 @@ class Tokenizer:
                 raise file.error(key, "expected a list of strings")
             return value
 
-        if (model := table.get("tokenizer.ggml.model")) != "gpt2":
+        if (model := file.scalar("tokenizer.ggml.model")) != "gpt2":
             raise file.error("tokenizer.ggml.model", f"{str(model)[:40]!r}; supported: 'gpt2' (byte-level BPE)")
-        if (pre := table.get("tokenizer.ggml.pre", "default")) not in PRE_TOKENIZERS:
+        if (pre := file.scalar("tokenizer.ggml.pre", "default")) not in PRE_TOKENIZERS:
             raise file.error("tokenizer.ggml.pre", f"{str(pre)[:40]!r}; supported: {', '.join(PRE_TOKENIZERS)}")
         if table.get("tokenizer.ggml.add_space_prefix", False) is not False:
             raise file.error("tokenizer.ggml.add_space_prefix", "a prefixed space is not supported")
         tokens, merges = strings("tokenizer.ggml.tokens"), strings("tokenizer.ggml.merges")
         kinds = table.get("tokenizer.ggml.token_type")
-        kinds = [1] * len(tokens) if kinds is None else kinds
-        if getattr(kinds, "ndim", 1) != 1 or isinstance(kinds, str | int | float) or len(kinds) != len(tokens):
+        kinds = np.ones(len(tokens), np.int32) if kinds is None else kinds
+        if not isinstance(kinds, np.ndarray) or kinds.dtype.kind not in "iu" or len(kinds) != len(tokens):
             raise file.error("tokenizer.ggml.token_type", f"expected one number for each of {len(tokens)} tokens")
         added = [
             {"id": index, "content": tokens[index], "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": int(kind) == 3}
-            for index, kind in enumerate(kinds) if int(kind) in (3, 4)
+             "normalized": False, "special": kind == 3}
+            for index, kind in enumerate(kinds.tolist()) if kind in (3, 4)
         ]  # fmt: skip
         vocab = {token: index for index, token in enumerate(tokens)}
         if len(vocab) != len(tokens):
@@ -234,9 +235,10 @@ class Tokenizer:
     def can_spell(self, text: str) -> bool:
         """Does `decode(encode(text))` give `text` back? False for lone surrogates and characters without tokens."""
         try:
-            return self._hard is None or not self._hard.search(text.encode())
+            raw = text.encode()
         except UnicodeEncodeError:
             return False
+        return self._hard is None or not self._hard.search(raw)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD.

@@ -153,10 +153,12 @@ def read_header(path: str | Path) -> dict[str, Slot]:
 
 
 def _places(text: bytes, names: Iterable[str]) -> dict[str, int]:
-    """Byte in the file of each name of the header: a linear search, each from the one before, never far ahead."""
+    """Byte in the file of each name of the header: a linear search, each from the one before, the first from anywhere."""
     found, at = {}, 0
     for name in names:
-        near = text.find(json.dumps(name, ensure_ascii=False).encode("utf-8", "replace"), at, at + (1 << 16))
+        near = text.find(
+            json.dumps(name, ensure_ascii=False).encode("utf-8", "replace"), at, at + 4096 if found else len(text)
+        )
         at = near if near >= 0 else at
         found[name] = 8 + at
     return found

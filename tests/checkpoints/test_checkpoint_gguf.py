@@ -88,7 +88,9 @@ def test_real_tensors_equal_the_reference(base: object) -> None:
         expected = quants.dequantize(theirs[name].data, theirs[name].tensor_type)
         assert np.array_equal(ours.tensor(name).numpy(), expected)
     rows = theirs["token_embd.weight"]
-    assert np.array_equal(ours.tensor("token_embd.weight")[:64].numpy(), quants.dequantize(rows.data[:64], rows.tensor_type))
+    assert np.array_equal(
+        ours.tensor("token_embd.weight")[:64].numpy(), quants.dequantize(rows.data[:64], rows.tensor_type)
+    )
 
 
 # -- guards: one small bad file each -------------------------------------------------------------------------------------
@@ -99,7 +101,12 @@ def text(value: str) -> bytes:
 
 
 def entry(name: str, dims: list[int], kind: int, offset: int) -> bytes:
-    return text(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims) + struct.pack("<IQ", kind, offset)
+    return (
+        text(name)
+        + struct.pack("<I", len(dims))
+        + struct.pack(f"<{len(dims)}Q", *dims)
+        + struct.pack("<IQ", kind, offset)
+    )
 
 
 def head(num_tensors: int, num_keys: int, version: int = 3) -> bytes:
@@ -132,7 +139,7 @@ BAD = {
         head(0, 1) + text("k") + ARRAY_OF + struct.pack("<QIQ", 1, 9, 1 << 50) + bytes(20), "count of metadata 'k'[0]", 53
     ),
     "nested depth": (
-        head(0, 1) + text("k") + ARRAY_OF + struct.pack("<QI", 1, 9) * 5 + bytes(50), "metadata 'k'[0][0][0]", 85
+        head(0, 1) + text("k") + ARRAY_OF + struct.pack("<QI", 1, 9) * 5 + bytes(50), "metadata 'k'[0][0][0]", 73
     ),
     "key twice": (head(0, 2) + (text("k") + struct.pack("<IB", 7, 1)) * 2, "metadata key 1", 38),
     "alignment": (head(0, 1) + text("general.alignment") + struct.pack("<II", 4, 3), "metadata 'general.alignment'", 53),
@@ -146,7 +153,7 @@ BAD = {
     "overlap": (
         with_data(head(2, 0) + entry("a", [16], 0, 0) + entry("b", [16], 0, 32), 128), "offset of tensor 'b'", 57
     ),
-    "trailing": (with_data(head(1, 0) + entry("a", [8], 0, 0), 96), "end of data", 128),
+    "trailing": (with_data(head(1, 0) + entry("a", [8], 0, 0), 96), "end of data", 96),
     "name twice": (with_data(head(2, 0) + entry("a", [8], 0, 0) + entry("a", [8], 0, 32), 64), "tensor name", 57),
 }  # fmt: skip
 
@@ -182,6 +189,46 @@ def test_unsupported_tensor_type_lists_what_is(tmp_path: Path) -> None:
     (tmp_path / "q6.gguf").write_bytes(with_data(head(1, 0) + entry("a", [256], 14, 0), 224))
     with pytest.raises(CheckpointError, match="Q6_K is not supported; supported: F32, F16, BF16, Q4_1, Q8_0"):
         read_gguf(tmp_path / "q6.gguf").tensor("a")
+
+
+KEYS = [
+    "general.architecture", "llama.block_count", "llama.rope.freq_base", "tokenizer.ggml.model", "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.eos_token_id",
+    "tokenizer.chat_template",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        struct.pack("<IIQ2I", 9, 4, 2, 1, 2),
+        struct.pack("<IIQ", 9, 8, 1) + text("x"),
+        struct.pack("<IIQIQ", 9, 9, 1, 4, 0),
+        struct.pack("<If", 6, float("inf")),
+        struct.pack("<I", 8) + text("x"),
+        struct.pack("<IB", 7, 1),
+    ],
+    ids=["numbers", "strings", "nested", "float", "string", "bool"],
+)
+def test_values_of_another_kind(key: str, value: bytes, tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every value that is read, replaced by every kind of value: an error about that key, unless it happens to fit."""
+    file, data = read_gguf(tiny[0]), tiny[0].read_bytes()
+    begin = file.offsets[key] - 4
+    later = [offset - 4 - len(name) - 8 for name, offset in file.offsets.items() if offset > file.offsets[key]]
+    end = min(later) if later else min(tensor.declared_at for tensor in file.tensors.values())
+    start = min(tensor.offset for tensor in file.tensors.values())
+    last = max(file.tensors.values(), key=lambda tensor: tensor.declared_at)
+    over = last.declared_at + 8 + len(last.name) + 4 + 8 * len(last.shape) + 4 + 8  # where the tensor table ends
+    table = data[:begin] + value + data[end:over]
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(table + b"\0" * (-len(table) % 32) + data[start:])
+    if key == "tokenizer.chat_template" and value[:4] == struct.pack("<I", 8):
+        assert load(path).tokenizer.chat_template == "x"
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert key in caught.value.field
 
 
 @pytest.mark.parametrize(

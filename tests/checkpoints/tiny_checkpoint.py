@@ -129,7 +129,10 @@ def library_tokenizer() -> tokenizers.Tokenizer:
     merges = [tuple(merge.split(" ")) for merge in MERGES]
     made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [tokenizers.pre_tokenizers.Digits(individual_digits=True), tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     made.decoder = tokenizers.decoders.ByteLevel()
     made.add_special_tokens(SPECIALS)
