@@ -14,8 +14,8 @@ _HOME = {
     "Absorbing": "noise", "Canvas": "sampler.canvas", "Checkpoint": "checkpoints.load", "Decoding": "sampler.decoding",
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.rescore",
     "Engine": "engine.engine", "Hybrid": "noise", "NoiseProcess": "noise", "Reply": "engine.request",
-    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request", "Trace": "sampler.trace",
-    "Uniform": "noise", "load": "checkpoints.load", "revise": "edit.rescore",
+    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
+    "Trace": "sampler.trace", "Uniform": "noise", "load": "checkpoints.load", "revise": "edit.rescore",
 }  # fmt: skip
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal

@@ -24,7 +24,11 @@ def test_public_names_load_and_are_listed_once():
 
 
 def test_the_command_line_starts_without_torch():
-    code = "import sys, mezzotint.cli\ntry:\n  mezzotint.cli.app(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys, mezzotint.cli\n"
+        "try:\n  mezzotint.cli.app(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for verb in ("generate", "edit", "watch", "replay", "doctor", "pull"):

@@ -154,7 +154,8 @@ def read_header(path: str | Path) -> dict[str, Slot]:
 
 def _places(text: bytes, names: Iterable[str]) -> dict[str, int]:
     """Byte in the file of each name of the header: a linear search, each from the one before, the first from anywhere."""
-    found, at = {}, 0
+    found: dict[str, int] = {}
+    at = 0
     for name in names:
         near = text.find(
             json.dumps(name, ensure_ascii=False).encode("utf-8", "replace"), at, at + 4096 if found else len(text)
