@@ -66,6 +66,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     found["model.norm.weight"] = (c.width,)
     if not c.tied_head:
         found["lm_head.weight"] = (c.vocab_size, c.width)
+    if c.canvas_role:
+        found["mezzotint.canvas_role"] = (c.width,)
     return found
 
 
@@ -168,6 +170,10 @@ def config_from_json(path: Path, table: dict[str, Any]) -> ModelConfig:
     tied = table.get("tie_word_embeddings", False)
     if type(tied) is not bool:
         raise fail("tie_word_embeddings", f"{_short(tied)}; expected true or false")
+    ours = table.get("mezzotint")
+    role = ours.get("canvas_role", False) if isinstance(ours, dict) else False
+    if type(role) is not bool:
+        raise fail("mezzotint", f"canvas_role {_short(role)}; expected true or false")
     try:
         return ModelConfig(
             vocab_size=number("vocab_size", None, 1, LIMITS["vocab_size"]),
@@ -181,6 +187,7 @@ def config_from_json(path: Path, table: dict[str, Any]) -> ModelConfig:
             rope_theta=float(number("rope_theta", 10000.0, 1, 1e12, float)),
             norm_eps=float(number("rms_norm_eps", 1e-6, 1e-12, 0.1, float)),
             tied_head=tied,
+            canvas_role=role,
         )
     except CheckpointError:
         raise

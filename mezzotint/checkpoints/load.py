@@ -116,13 +116,22 @@ class Checkpoint:
     source: Path
     sha256: str | None = None
     license: str | None = None
-    _file: GGUFFile | dict[str, Slot] = field(default_factory=dict, repr=False, compare=False)
+    _file: GGUFFile | dict[str, Slot] | Denoiser = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, denoiser: Denoiser, name: str, tokenizer: Tokenizer, facts: Facts, license: str | None = None
+    ) -> Checkpoint:
+        """A network in memory (one that has just been trained), ready to be saved."""
+        return cls(name, denoiser.config, tokenizer, facts, Path(name), license=license, _file=denoiser)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face Llama name, tensor) one at a time: float32 from GGUF, as stored from safetensors."""
         if isinstance(self._file, GGUFFile):
             return llama.weights_from_gguf(self._file, self.config)
-        return read_tensors(self._file)
+        if isinstance(self._file, dict):
+            return read_tensors(self._file)
+        return iter(self._file.slots().items())
 
     def denoiser(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Denoiser:
         """The network with these weights in it, in evaluation mode."""
@@ -168,7 +177,7 @@ class Checkpoint:
             table = llama.config_to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
             if self.tokenizer.eos_ids:
                 table["eos_token_id"] = self.tokenizer.eos_ids[0]
-            table["mezzotint"] = self.facts.to_json()
+            table["mezzotint"] = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
             with whole_file(part / "config.json") as file:
                 file.write(json.dumps(table, indent=2).encode())
             with whole_file(part / "README.md") as file:
@@ -297,7 +306,7 @@ def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
         return _with_default_control(Facts(), tokenizer)
     kinds = {
         "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
-        "control": dict, "mask_id": int,
+        "control": dict, "mask_id": int, "canvas_role": bool,
     }  # fmt: skip
     if not isinstance(table, dict):
         raise CheckpointError(path, "'mezzotint'", "expected an object", 0)
@@ -309,7 +318,8 @@ def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
     try:
         if not all(isinstance(token, str) for token in control.values()):
             raise ValueError("control tokens are named by strings")
-        facts = Facts(**{key: value for key, value in table.items() if key != "control"})
+        elsewhere = ("control", "canvas_role")  # looked up by name below; a fact of the sizes
+        facts = Facts(**{key: value for key, value in table.items() if key not in elsewhere})
         return facts.with_control(control, tokenizer)
     except ValueError as error:
         raise CheckpointError(path, "'mezzotint'", str(error), 0) from None

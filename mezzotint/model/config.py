@@ -20,6 +20,9 @@ class ModelConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tied_head: bool = True
+    canvas_role: bool = (
+        False  # a vector `[D]` added to canvas embeddings: one set of weights, told which role a place has
+    )
 
     def __post_init__(self) -> None:
         for name in (

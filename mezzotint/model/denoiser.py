@@ -41,6 +41,7 @@ class Denoiser(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config)
         self.cos: Tensor
@@ -57,6 +58,8 @@ class Denoiser(nn.Module):
         slots = {"model.embed_tokens.weight": self.embedding.weight, "model.norm.weight": self.norm.weight}
         if self.head is not None:
             slots["lm_head.weight"] = self.head.weight
+        if self.canvas_role is not None:
+            slots["mezzotint.canvas_role"] = self.canvas_role
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             p = f"model.layers.{i}."
@@ -122,6 +125,8 @@ class Denoiser(nn.Module):
             else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
         )
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
+        if self.canvas_role is not None:
+            x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, cos, sin, mask, layer, cache)

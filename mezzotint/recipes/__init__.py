@@ -1,0 +1,1 @@
+"""Training runs that have a name, as functions."""

@@ -1,0 +1,172 @@
+"""`tiny`: a model of a million weights, trained from scratch on two cores in ten minutes. It generates, fills holes, repairs.
+
+    text       little texts of our own; dialogues and documentation of the training folder where it is there
+    tokens     byte-level BPE trained on that text; control tokens MASK, DELETE, INSERT, EXPAND
+    rows       one document each, [<end>] text [<end>], at most 128 tokens
+    batches    whole canvases (noise, holes, errors) and two streams in turn: see `train/corruption.py`
+
+The AR twin has the same shape, text, optimizer and budget; only its batches are causal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import tokenizers
+import torch
+
+from mezzotint.checkpoints.load import Checkpoint, Facts
+from mezzotint.checkpoints.tokenizer import Tokenizer
+from mezzotint.draws import Draws
+from mezzotint.model.config import ModelConfig
+from mezzotint.noise import Hybrid, NoiseProcess
+from mezzotint.recipes.tiny_text import little_texts
+from mezzotint.train.corruption import Corruption, causal_batch, pad_rows
+from mezzotint.train.data import Rows, held_out, read_rows
+from mezzotint.train.trainer import Batch, Batches, Progress, Recipe, Trainer, initialise
+
+END = "<|endoftext|>"
+CONTROL = {"MASK": "<|mask|>", "DELETE": "<|delete|>", "INSERT": "<|insert|>", "EXPAND": "<|expand|>"}
+LENGTH = 128  # tokens of a training row
+VOCABULARY = 1536
+SHARE = 0.1  # of the noise that is a random token instead of the mask
+HELD_OUT = 0.06  # of the sources
+OBJECTIVES = ("diffusion", "ar")
+BLOCKS = (8, 16, 32)
+
+
+class Document(NamedTuple):
+    """source: the file or generator that a split goes by."""
+
+    text: str
+    source: str
+
+
+class Corpus(NamedTuple):
+    train: list[Document]
+    held_out: list[Document]
+
+
+def documents(data: Path | None, little: int = 40000, seed: int = 0) -> Corpus:
+    """All text, split by source; our own texts are their own sources. data: the training folder, None to do without."""
+    found = [Document(text, f"little texts: {text}") for text in little_texts(little, seed)]
+    if data is not None:
+        found += _dialogues(data / "taskmaster4-coffee-dialogs.jsonl.zst")
+        found += _paragraphs(data / "docs-corpus.jsonl.zst")
+    kept: dict[str, Document] = {document.text: document for document in found}
+    corpus = Corpus([], [])
+    for document in kept.values():
+        (corpus.held_out if held_out(document.source, HELD_OUT) else corpus.train).append(document)
+    return corpus
+
+
+def _dialogues(path: Path) -> Iterator[Document]:
+    """Conversations at a coffee bar, CC BY 4.0. A conversation is a source: its six files share one origin."""
+    for row in read_rows(path):
+        lines = [f"{'Guest' if m['role'] == 'user' else 'Bar'}: {m['content']}" for m in row["messages"]]
+        text = "\n".join(lines)
+        if len(text) <= 420:
+            yield Document(text, f"dialogue: {row['messages'][0]['content']}")
+
+
+def _paragraphs(path: Path) -> Iterator[Document]:
+    """Plain paragraphs of the Python (PSF-2.0) and Rust (MIT or Apache-2.0) documentation; a page is a source."""
+    for row in read_rows(path):
+        if "CC BY-SA" in row["licence"]:
+            continue
+        for paragraph in re.split(r"\n\s*\n", row["text"]):
+            text = " ".join(paragraph.split())
+            plain = sum(c.isalpha() or c in " ,." for c in text)
+            if 80 <= len(text) <= 360 and text[0].isupper() and text[-1] in ".:" and plain > 0.95 * len(text):
+                yield Document(text, f"documentation: {row['source']}")
+
+
+def make_tokenizer(texts: list[str], size: int = VOCABULARY) -> Tokenizer:
+    """Byte-level BPE with single digits, as SmolLM2's; the special tokens come first."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pre = tokenizers.pre_tokenizers
+    model.pre_tokenizer = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[END, *CONTROL.values()], initial_alphabet=pre.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(json.loads(model.to_str()), eos=[END])
+
+
+def config(vocab_size: int) -> ModelConfig:
+    """1.2 million weights."""
+    return ModelConfig(vocab_size, 128, 5, 4, 4, 32, 384, 2 * LENGTH, canvas_role=True)
+
+
+def facts(tokenizer: Tokenizer) -> Facts:
+    plain = Facts(noise="hybrid", shift=0, canvas_length=32, trained_canvas=True)
+    return plain.with_control(CONTROL, tokenizer)
+
+
+def process(tokenizer: Tokenizer) -> NoiseProcess:
+    support = [i for i in range(tokenizer.vocab_size) if i not in tokenizer.specials.values()]
+    return Hybrid(tokenizer.specials[CONTROL["MASK"]], support, tokenizer.vocab_size, SHARE)
+
+
+def tokenise(corpus: list[Document], tokenizer: Tokenizer) -> list[list[int]]:
+    """Rows of [<end>] text [<end>], longer ones cut."""
+    end = tokenizer.specials[END]
+    return [[end, *tokenizer.encode(document.text), end][:LENGTH] for document in corpus]
+
+
+def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion", count: int = 64) -> Batches:
+    """step -> batch. Diffusion alternates between whole canvases and two streams; a row loses its first <end> half the time.
+
+    count: rows of a whole-canvas or AR batch; a two-stream batch, whose rows are computed twice, has half as many.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
+    corruption, end = Corruption(process(tokenizer)), tokenizer.specials[END]
+
+    def batch(step: int) -> Batch:
+        generator = rows.generator(step)
+        streams = objective == "diffusion" and step % 2 == 1
+        some = rows.draw(count // 2 if streams else count, generator)
+        bare = (torch.rand(len(some), generator=generator) < 0.5).tolist()
+        clean, real = pad_rows([row[1:] if cut else row for row, cut in zip(some, bare, strict=True)], end)
+        if objective == "ar":
+            return causal_batch(clean, real)
+        draws = Draws.of([rows.seed + index for index in range(len(some))]).at(step=step)
+        if streams:
+            size = BLOCKS[int(torch.randint(len(BLOCKS), (), generator=generator))]
+            return corruption.blocks(clean, real, size, draws, generator, ar=0.3)
+        return corruption.whole(clean, real, draws, generator)
+
+    return batch
+
+
+def train(
+    corpus: Corpus, minutes: float | None, max_steps: int | None, seed: int = 0, objective: str = "diffusion",
+    tokenizer: Tokenizer | None = None, report: Callable[[Progress], None] = lambda progress: None,
+    learning_rate: float = 3e-3, optimizer: str = "muon", count: int = 64,
+) -> Checkpoint:  # fmt: skip
+    """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus."""
+    tokenizer = tokenizer or make_tokenizer([document.text for document in corpus.train])
+    recipe = Recipe(
+        f"tiny {objective}",
+        config(tokenizer.vocab_size),
+        minutes,
+        max_steps,
+        learning_rate,
+        seed=seed,
+        optimizer=optimizer,
+    )
+    denoiser = initialise(recipe.config, seed)
+    rows = Rows(tokenise(corpus.train, tokenizer), seed)
+    for progress in Trainer(denoiser, recipe, make_batches(rows, tokenizer, objective, count)).run():
+        report(progress)
+    known = facts(tokenizer)
+    if objective == "ar":
+        known = Facts().with_control(CONTROL, tokenizer)
+    return Checkpoint.of(denoiser, recipe.name.replace(" diffusion", ""), tokenizer, known, "Apache-2.0")

@@ -1,0 +1,1 @@
+"""Making a model: data, corruption, the trainer."""

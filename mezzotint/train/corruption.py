@@ -1,0 +1,124 @@
+"""From clean rows to batches: what is hidden, what is wrong, and what each position should say.
+
+    whole canvas   [ the [M] sat on dog mat . <end> ]              one bidirectional canvas a row
+    two streams    [ the [M] | sat [M] | the mat ][ the cat sat on the mat ]   canvases of one size, and the clean text
+    causal         [ the cat sat on the mat ]                      AR: each row speaks about the next token
+
+Every canvas position carries a loss: masks and wrong tokens with weight 1, right ones with `keep`, so that the logits at
+a visible token become a trained "should this change, and to what". Corruption is a mixture: hybrid noise of a level, holes
+(spans hidden, the rest clean), and errors alone. Errors are ids drawn evenly, or tokens of other rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mezzotint.draws import Draws
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, two_stream_places
+from mezzotint.noise import NoiseProcess
+from mezzotint.shapes import Tokens, Where
+from mezzotint.train.trainer import Batch
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tokens, Where]:
+    """Right-padded tokens `[B, L]` and which of them are real `[B, L]`."""
+    length = max(map(len, rows))
+    tokens = torch.full((len(rows), length), fill, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+    return tokens, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """How a row is spoiled. Shares of rows: `holes`, `errors`, the rest noise of `process`. keep: weight of right tokens."""
+
+    process: NoiseProcess
+    holes: float = 0.3
+    errors: float = 0.2
+    max_error_rate: float = 0.2
+    max_hole: int = 12
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.holes < 0 or self.errors < 0 or self.holes + self.errors > 1:
+            raise ValueError(
+                f"shares holes {self.holes} and errors {self.errors} must be positive and at most 1 together"
+            )
+
+    def levels(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Levels for noise rows: even over [0.02, 1], low-discrepancy over rows, and 1 in every eighth draw. float64."""
+        rows, blocks = shape
+        shift = torch.rand((1, blocks), generator=generator, dtype=torch.float64)
+        order = torch.stack([torch.randperm(rows, generator=generator) for _ in range(blocks)], 1)
+        t = 0.02 + 0.98 * ((shift + order / rows) % 1)
+        return torch.where(torch.rand(shape, generator=generator) < 0.125, 1.0, t)
+
+    def whole(self, clean: Tokens, real: Where, draws: Draws, generator: torch.Generator) -> Batch:
+        """One canvas a row, from position 0."""
+        rows, length = clean.shape
+        kind = torch.rand(rows, 1, generator=generator)
+        level = self.levels((rows, 1), generator).expand(-1, length)
+        noisy = self.process.corrupt(clean, level, real, draws)
+        hidden = self._spans(rows, length, real, generator)
+        wrong = self._errors(clean, real, generator)
+        assert self.process.mask_id is not None
+        holed = torch.where(hidden, self.process.mask_id, torch.where(kind < self.holes / 2, clean, wrong))
+        spoiled = torch.where(kind < self.holes, holed, torch.where(kind < self.holes + self.errors, wrong, noisy))
+        position = torch.arange(length).expand(rows, -1)
+        places = Places.of(position, torch.full_like(position, CANVAS), torch.zeros_like(position), valid=real)
+        return Batch(spoiled, places, clean, self._weight(spoiled, clean, real))
+
+    def blocks(
+        self, clean: Tokens, real: Where, size: int, draws: Draws, generator: torch.Generator, ar: float
+    ) -> Batch:
+        """Two streams: canvases of `size` at a random offset a row, one level each, and the clean text. ar: AR's weight."""
+        rows, length = clean.shape
+        offset = torch.randint(size, (rows,), generator=generator)
+        places = two_stream_places(length, size, rows, offset)
+        block = (torch.arange(length) - offset[:, None] % size + size) // size
+        level = self.levels((rows, int(block.max()) + 1), generator).gather(1, block)
+        noisy = self.process.corrupt(clean, level, real, draws)
+        causal = causal_batch(clean, real)
+        places = places._replace(valid=real.repeat(1, 2))
+        return Batch(
+            torch.cat((noisy, clean), 1), places, torch.cat((clean, causal.target), 1),
+            torch.cat((self._weight(noisy, clean, real), ar * causal.weight), 1),
+        )  # fmt: skip
+
+    def _weight(self, spoiled: Tokens, clean: Tokens, real: Where) -> Tensor:
+        return torch.where(spoiled == clean, self.keep, 1.0) * real
+
+    def _spans(self, rows: int, length: int, real: Where, generator: torch.Generator) -> Where:
+        """One to three holes of 1 to `max_hole` positions a row."""
+        position = torch.arange(length)
+        hidden = torch.zeros(rows, length, dtype=torch.bool)
+        count = torch.randint(1, 4, (rows, 1), generator=generator)
+        for hole in range(3):
+            size = torch.randint(1, self.max_hole + 1, (rows, 1), generator=generator)
+            start = (torch.rand(rows, 1, generator=generator) * real.sum(-1, keepdim=True)).to(torch.int64)
+            hidden |= (position >= start) & (position < start + size) & (hole < count)
+        return hidden & real
+
+    def _errors(self, clean: Tokens, real: Where, generator: torch.Generator) -> Tokens:
+        """Rows with 1% to `max_error_rate` of their tokens replaced: half of those evenly, half by tokens of other rows."""
+        rate = 0.01 + (self.max_error_rate - 0.01) * torch.rand(clean.shape[0], 1, generator=generator)
+        support = torch.tensor(self.process.support)
+        even = support[torch.randint(len(support), clean.shape, generator=generator)]
+        pool = clean[real]
+        usual = pool[torch.randint(len(pool), clean.shape, generator=generator)]
+        token = torch.where(torch.rand(clean.shape, generator=generator) < 0.5, even, usual)
+        return torch.where((torch.rand(clean.shape, generator=generator) < rate) & real, token, clean)
+
+
+def causal_batch(clean: Tokens, real: Where) -> Batch:
+    """AR: position i is about token i + 1."""
+    position = torch.arange(clean.shape[1]).expand(clean.shape[0], -1)
+    places = Places.of(position, torch.full_like(position, CLEAN), valid=real)
+    target = torch.cat((clean[:, 1:], clean[:, :1]), 1)
+    weight = torch.cat((real[:, 1:], torch.zeros_like(real[:, :1])), 1).float()
+    return Batch(clean, places, target, weight)
