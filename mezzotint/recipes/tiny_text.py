@@ -130,7 +130,7 @@ def record(r: random.Random) -> str:
 
 def numerals(r: random.Random) -> str:
     start, step = r.randint(0, 4), r.choice((1, 1, 2))
-    run = [n for n in range(start, 11, step)][: r.randint(4, 7)]
+    run = list(range(start, 11, step))[: r.randint(4, 7)]
     return f"{', '.join(str(n) for n in run)}: {', '.join(NUMBERS[n] for n in run)}."
 
 

@@ -65,7 +65,10 @@ def held_out(source: str, share: float) -> bool:
 
 
 class Rows:
-    """Tokenised documents, drawn in batches of similar length so that little is padding. A step's batch never depends on another's."""
+    """Tokenised documents, drawn in batches of similar length so that little is padding.
+
+    What a step draws depends on the seed and the step alone.
+    """
 
     def __init__(self, rows: Sequence[Sequence[int]], seed: int) -> None:
         if not rows:
