@@ -253,9 +253,14 @@ class NoiseProcess:
         """
         if prediction not in ("full", "leave_one_out"):
             raise ValueError(f"prediction is {prediction!r}; allowed: full, leave_one_out")
+        length = clean.shape[1]
+        if s is None and not self.support:  # MDLM's form of the same: nothing the size of the vocabulary
+            assert self.mask_id is not None
+            alpha, dalpha = (f(per_position(t, length)) for f in (self.schedule.alpha, self.schedule.dalpha))
+            cross_entropy = -log_probs.gather(-1, clean[..., None])[..., 0].to(torch.float64)
+            return torch.where(noisy.eq(self.mask_id), -dalpha / (1 - alpha).clamp(min=1e-300) * cross_entropy, 0.0)
         probs = log_probs.to(torch.float64).exp()
         one_hot = torch.nn.functional.one_hot(clean, self.vocab_size).to(torch.float64)
-        length = clean.shape[1]
         if s is not None:
             full = self.to_full(probs, noisy, t) if prediction == "leave_one_out" else probs
             truth = self.posterior(noisy, one_hot, s, t)

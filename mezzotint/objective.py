@@ -268,8 +268,9 @@ def two_stream(denoiser: Denoiser, size: int) -> Predict:
     def predict(noisy: Tokens, clean: Tokens, t: Level) -> Logits:
         rows, length = noisy.shape
         want = torch.arange(length).expand(rows, -1)
-        places = two_stream_places(length, size, rows)
-        return denoiser(torch.cat((noisy, clean), 1), places, context_causal(), want=want).logits
+        both = torch.cat((noisy, clean), 1).to(denoiser.embedding.weight.device)
+        places = Places(*(x.to(both.device) for x in two_stream_places(length, size, rows)))
+        return denoiser(both, places, context_causal(), want=want.to(both.device)).logits
 
     return predict
 
