@@ -433,5 +433,7 @@ def test_bad_calls_are_named():
         likelihood(Uniform(4), predict, clean, editable, 8, draws, estimator=by_count())
     with pytest.raises(ValueError, match="num_steps is 0"):
         by_step(0)
+    with pytest.raises(ValueError, match="power is"):
+        by_level(0.5)
     with pytest.raises(ValueError, match="strata is 0"):
         levels(draws, 0)
