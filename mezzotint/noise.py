@@ -247,14 +247,20 @@ class NoiseProcess:
 
         log_probs `[B, L, V]`: the prediction about x_0. Continuous time (s None): with q_x = q_t(. | x), q_p = q_t(. | p),
         w (KL(q_x || q_p) + r - log r - 1), r = q_x(z) / q_p(z), w = rate of jumping to z / q_x(z) (GIDD, arXiv 2503.04482;
-        for absorbing -alpha' / (1 - alpha) times cross-entropy at masks: MDLM, arXiv 2406.07524). With s, the KL of one
-        step t -> s of a grid; summed over the grid it is the discrete bound, s = 0 included (reconstruction).
+        for absorbing -alpha' / (1 - alpha) times cross-entropy at masks: MDLM, arXiv 2406.07524; for uniform, value by value,
+        the integrands of UDLM, arXiv 2412.10193, and Duo, arXiv 2506.10892). With s, the KL of one step t -> s of a grid;
+        summed over the grid it is the discrete bound, s = 0 included (reconstruction).
         """
         if prediction not in ("full", "leave_one_out"):
             raise ValueError(f"prediction is {prediction!r}; allowed: full, leave_one_out")
+        length = clean.shape[1]
+        if s is None and not self.support:  # MDLM's form of the same: nothing the size of the vocabulary
+            assert self.mask_id is not None
+            alpha, dalpha = (f(per_position(t, length)) for f in (self.schedule.alpha, self.schedule.dalpha))
+            cross_entropy = -log_probs.gather(-1, clean[..., None])[..., 0].to(torch.float64)
+            return torch.where(noisy.eq(self.mask_id), -dalpha / (1 - alpha).clamp(min=1e-300) * cross_entropy, 0.0)
         probs = log_probs.to(torch.float64).exp()
         one_hot = torch.nn.functional.one_hot(clean, self.vocab_size).to(torch.float64)
-        length = clean.shape[1]
         if s is not None:
             full = self.to_full(probs, noisy, t) if prediction == "leave_one_out" else probs
             truth = self.posterior(noisy, one_hot, s, t)
@@ -264,20 +270,40 @@ class NoiseProcess:
         t = per_position(t, length).to(torch.float64)
         q_x, q_p = self.marginal(one_hot, t), self.marginal(loo, t)
         x_z, p_z = (q.gather(-1, noisy[..., None])[..., 0] for q in (q_x, q_p))
-        rate = self._rate(noisy, t)
-        r = x_z / p_z.clamp(min=1e-300)
-        inside = _kl(q_x, q_p) + r - r.clamp(min=1e-300).log() - 1
+        rate = self._rates(t, noisy.device).gather(-1, noisy[..., None])[..., 0]
+        inside = _kl(q_x, q_p) + _itakura_saito(x_z, p_z)
         return torch.where(rate > 0, rate / x_z.clamp(min=1e-300) * inside, 0.0)
 
-    def _rate(self, noisy: Tokens, t: Level) -> Tensor:
-        """Rate at which the forward process jumps to z: d/dt of r(z) at s = t, float64 `[B, L]`."""
+    def nelbo_own_noise_summed(
+        self, log_probs: Tensor, clean: Tokens, noisy: Tokens, t: Level, prediction: Prediction = "full"
+    ) -> Tensor:
+        """`nelbo` averaged over the position's own noise z ~ q_t(. | x), given all other positions: float64 `[B, L]`.
+
+        sum_z rate(z) (KL(q_x || q_p) + r(z) - log r(z) - 1): Rao-Blackwell, so the same mean and less variance, at the
+        same cost. Only for predictions whose leave-one-out form does not change with the position's own token, as an
+        exact denoiser's does not; one that peeks gets a number that is no bound. Raises ValueError for noise without a
+        uniform part: a visible token then is certain, and its full posterior holds no leave-one-out form.
+        """
+        if self.looks_noisy(noisy) is not None:
+            raise ValueError("summing over a position's own noise needs uniform noise; this process only masks")
+        probs = log_probs.to(torch.float64).exp()
+        loo = self.to_leave_one_out(probs, noisy, t) if prediction == "full" else probs
+        t = per_position(t, clean.shape[1]).to(torch.float64)
+        one_hot = torch.nn.functional.one_hot(clean, self.vocab_size).to(torch.float64)
+        q_x, q_p = self.marginal(one_hot, t), self.marginal(loo, t)
+        rates = self._rates(t, noisy.device)
+        inside = _kl(q_x, q_p)[..., None] + _itakura_saito(q_x, q_p)
+        return torch.where(rates > 0, rates * inside, 0.0).sum(-1)
+
+    def _rates(self, t: Level, device: torch.device) -> Tensor:
+        """Rate at which the forward process jumps to each z: d/dt of r(z) at s = t, float64 `[B, L, V]`, t `[B, L]`."""
         alpha, a, b = self._masses(t)
         dalpha, u, du = self.schedule.dalpha(t), self.share(t), self.dshare(t)
         da = -dalpha * (1 - u) - (1 - alpha) * du
         db = -dalpha * u + (1 - alpha) * du
-        mask, even = self._pi(noisy.device)
+        mask, even = self._pi(device)
         fall = dalpha / alpha.clamp(min=1e-300)
-        return ((da - fall * a) * mask[noisy] + (db - fall * b) * even[noisy]).clamp(min=0)
+        return ((da - fall * a)[..., None] * mask + (db - fall * b)[..., None] * even).clamp(min=0)
 
 
 def _normalise(law: Tensor) -> Tensor:
@@ -287,6 +313,12 @@ def _normalise(law: Tensor) -> Tensor:
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) over the last axis; infinite where q gives up what p does not."""
     return (torch.xlogy(p, p) - torch.where(p > 0, p * q.log(), 0.0)).sum(-1)
+
+
+def _itakura_saito(p: Tensor, q: Tensor) -> Tensor:
+    """r - log r - 1 for r = p / q."""
+    r = p / q.clamp(min=1e-300)
+    return r - r.clamp(min=1e-300).log() - 1
 
 
 def Absorbing(mask_id: int, vocab_size: int, schedule: Schedule | None = None) -> NoiseProcess:

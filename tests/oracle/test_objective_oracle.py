@@ -9,20 +9,7 @@ from mezzotint.draws import Draws
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.noise import Absorbing, Schedule
-from mezzotint.objective import autoregressive_nll, legal, masked_bound, two_stream, whole_text
-
-
-def test_masked_bound_estimates_the_entropy_with_its_standard_error():
-    world, process = World(3, 3, seed=1), Absorbing(3, 4)
-    rows = world.texts.repeat(8, 1)
-    estimate = masked_bound(
-        process, lambda z, x, t: world.predict(process, z, t).clamp(min=1e-300).log(), rows,
-        torch.ones_like(rows).bool(), 64, Draws.of(0, len(rows)),
-    )  # fmt: skip
-    weight = world.joint.repeat(8) / 8
-    mean = float((weight * estimate.nats).sum())
-    error = float((weight**2 * estimate.standard_error**2).sum().sqrt())
-    assert abs(mean - world.entropy) < 4 * error + 2e-3 and error < 0.1
+from mezzotint.objective import autoregressive_nll, legal, likelihood, two_stream, whole_text
 
 
 def test_block_of_one_always_masked_is_ar_with_the_exact_denoiser():
@@ -85,7 +72,7 @@ def test_bounds_of_a_network_are_finite_and_repeat():
         process = Absorbing(10, 11, schedule)
         for predict, size in ((whole_text(model), None), (two_stream(model, 4), 4)):
             first, second = (
-                masked_bound(process, predict, clean, editable, 16, Draws.of([1, 2]), size) for _ in range(2)
+                likelihood(process, predict, clean, editable, 16, Draws.of([1, 2]), size=size) for _ in range(2)
             )
             assert torch.equal(first.nats, second.nats) and first.nats.isfinite().all()
             assert (first.nats > 0.5 * 8 * math.log(10)).all()  # random weights know nothing
