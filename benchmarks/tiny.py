@@ -1,0 +1,330 @@
+"""The tiny model against its AR twin: same shape, text, optimizer and minutes. Generation, holes, repair, on held-out documents.
+
+    python benchmarks/tiny.py [--ar FOLDER] [--minutes 9] [--count 500]
+
+--ar: the twin, as `mezzotint train tiny --objective ar --out FOLDER` leaves it; without it the twin is trained first. The
+documents are `count` held out by source; thresholds are chosen on 200 others. Needs MEZZOTINT_DATA, as training did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import report
+import torch
+from mezzotint.edit.infill import certainty
+from torch import Tensor
+
+import mezzotint as mz
+from mezzotint.draws import Draws
+from mezzotint.edit.repair import doubts, repair_tokens
+from mezzotint.eval.metrics import auroc, bootstrap, f_beta, repetition, unigram_entropy, wilson
+from mezzotint.model.denoiser import Denoiser
+from mezzotint.recipes import tiny
+from mezzotint.sampler.blocks import block_frames
+from mezzotint.sampler.canvas import Canvas
+from mezzotint.sampler.decoding import Decoding, above, left_to_right
+from mezzotint.sampler.loop import Sampler
+from mezzotint.sampler.verify import Verified
+from mezzotint.shapes import Tokens, Where
+from mezzotint.train.corruption import pad_rows
+from mezzotint.train.data import data_folder
+
+MOST = 8  # tokens of a hole
+LONGEST = 12  # looked for
+RATES = (0.02, 0.05, 0.1)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+ROWS = 50  # documents in one forward
+
+
+@dataclass(frozen=True)
+class Bench:
+    checkpoint: mz.Checkpoint
+    denoiser: Denoiser
+    ar: Denoiser
+    rows: list[list[int]]  # test documents, [<end>] text [<end>]
+    genres: list[str]
+    dev: list[list[int]]
+
+    @property
+    def banned(self) -> list[int]:
+        return sorted(self.checkpoint.tokenizer.specials.values())
+
+    @property
+    def end(self) -> int:
+        return self.checkpoint.tokenizer.specials[tiny.END]
+
+
+# -- generation --------------------------------------------------------------------------------------------------------
+
+
+def generation(b: Bench) -> list[str]:
+    """Unconditional texts at temperature 1 against the held-out ones and the AR twin's."""
+    texts = {"held-out text": [row[1:-1] if row[-1] == b.end else row[1:] for row in b.rows]}
+    draws = Draws.of(1, len(b.rows))
+    controls = tuple(b.checkpoint.facts.control_ids.values())
+    calls: dict[str, float] = {}
+
+    def collect(name: str, frames: object) -> None:
+        written: list[list[int]] = [[] for _ in b.rows]
+        count = 0
+        for frame in frames:  # type: ignore[attr-defined]
+            written[frame.row] += frame.tokens[: frame.committed]
+            count += frame.calls
+        texts[name] = [text[:-1] if text and text[-1] == b.end else text for text in written]
+        calls[name] = sum(map(len, texts[name])) / count
+
+    stop = frozenset({b.end})
+    prompts, most = [[b.end]] * len(b.rows), tiny.LENGTH - 1
+    decoding = mz.Decoding(accept=above(0.9), temperature=1.0, canvas_length=32, num_steps=64)
+    policies = {"diffusion, above 0.9": decoding, "diffusion, one a call": replace(decoding, accept=left_to_right())}
+    for name, policy in policies.items():
+        sampler = Sampler(b.denoiser, b.checkpoint.process, policy, controls)
+        collect(name, block_frames(sampler, b.denoiser, prompts, most, draws, stop_ids=stop))
+    verified = Verified(b.ar, None, 0, 1.0, stop_ids=stop, banned=controls)
+    collect("AR twin", verified.frames(prompts, most, draws))
+    rows = []
+    for name, written in texts.items():
+        pooled = unigram_entropy([token for text in written for token in text])
+        each = sum(map(unigram_entropy, written)) / len(written)
+        repeated = sum(map(repetition, written)) / len(written)
+        length = sum(map(len, written)) / len(written)
+        rows.append([name, pooled, each, repeated, length, calls.get(name, "")])
+    head = ["", "unigram entropy, pooled", "mean of a text's", "4-grams repeated", "tokens a text", "tokens a call"]
+    samples = [f"- {b.checkpoint.tokenizer.decode(text)!r}" for text in texts["diffusion, above 0.9"][:6]]
+    return ["## Generation", "", *report.table(head, rows), "", "Samples:", "", *samples, ""]
+
+
+# -- holes -------------------------------------------------------------------------------------------------------------
+
+
+def holes(rows: list[list[int]], seed: int) -> list[tuple[int, int]]:
+    """A hole in each row: first token and length, 1 to MOST, never the ends."""
+    r = random.Random(seed)
+    found = []
+    for row in rows:
+        length = min(r.randint(1, MOST), len(row) - 3)
+        found.append((r.randint(1, len(row) - 1 - length), length))
+    return found
+
+
+def fill(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[list[int]]:
+    """What the denoiser puts at `start, length` of each row, all else given: threshold 0.9, one canvas a row."""
+    out: list[list[int]] = []
+    for first in range(0, len(rows), ROWS):
+        some, where = rows[first : first + ROWS], spans[first : first + ROWS]
+        tokens, valid = pad_rows(some, b.end)
+        index = torch.arange(tokens.shape[1])
+        start = torch.tensor([s for s, _ in where])[:, None]
+        hole = (index >= start) & (index < start + torch.tensor([n for _, n in where])[:, None])
+        draws = Draws.of([0] * len(some))
+        canvas = Canvas.blank(
+            b.checkpoint.process, torch.zeros(len(some), dtype=torch.int64), tokens.shape[1], draws,
+            torch.where(hole, -1, tokens),
+        )  # fmt: skip
+        canvas.valid = valid
+        canvas.tokens = torch.where(hole, b.checkpoint.facts.mask_id, canvas.tokens)
+        cache = b.denoiser.new_cache(*tokens.shape)
+        sampler = Sampler(
+            b.denoiser, b.checkpoint.process, Decoding(accept=above(0.9), num_steps=MOST * 2), tuple(b.banned)
+        )
+        done = sampler.run(canvas, cache, draws)
+        out += [done.tokens[i, s : s + n].tolist() for i, (s, n) in enumerate(where)]
+    return out
+
+
+def find_lengths(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[int]:
+    """Each hole's length by search: one call a candidate, the surest wins (`edit/infill.py`)."""
+    found = []
+    for row, (start, length) in zip(rows, spans, strict=True):
+        left, right = row[:start], row[start + length :]
+        mask = b.checkpoint.facts.mask_id
+        assert mask is not None
+        tried = [left + [mask] * n + right for n in range(1, LONGEST + 1)]
+        tokens, valid = pad_rows(tried, b.end)
+        positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+        logits = b.denoiser.denoise(tokens, positions, valid, b.denoiser.new_cache(*tokens.shape)).double()
+        logits[..., b.banned] = -torch.inf
+        scores = [certainty(logits[n - 1, start : start + n].log_softmax(-1)) for n in range(1, LONGEST + 1)]
+        found.append(1 + max(range(LONGEST), key=scores.__getitem__))
+    return found
+
+
+def continue_ar(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[list[int]]:
+    """The AR twin's greedy continuation of what stands left of the hole, as many tokens as it has."""
+    prompts = [row[:start] for row, (start, _) in zip(rows, spans, strict=True)]
+    texts: list[list[int]] = [[] for _ in rows]
+    draws = Draws.of([0] * len(rows))
+    for frame in Verified(b.ar, banned=tuple(b.banned)).frames(prompts, MOST, draws):
+        texts[frame.row] += frame.tokens[: frame.committed]
+    return [text[:n] for text, (_, n) in zip(texts, spans, strict=True)]
+
+
+def infilling(b: Bench) -> list[str]:
+    spans = holes(b.rows, 2)
+    truth = [row[s : s + n] for row, (s, n) in zip(b.rows, spans, strict=True)]
+    left_only = [row[: s + n] for row, (s, n) in zip(b.rows, spans, strict=True)]
+    lengths = find_lengths(b, b.rows, spans)
+    resized = [row[:s] + [b.end] * k + row[s + n :] for row, (s, n), k in zip(b.rows, spans, lengths, strict=True)]
+    arms = {
+        "AR twin, left side only, length given": continue_ar(b, b.rows, spans),
+        "diffusion, left side only, length given": fill(b, left_only, spans),
+        "diffusion, both sides, length given": fill(b, b.rows, spans),
+        "diffusion, both sides, length found": fill(
+            b, resized, [(s, k) for (s, _), k in zip(spans, lengths, strict=True)]
+        ),
+    }
+    hits = {name: [float(text == true) for text, true in zip(arm, truth, strict=True)] for name, arm in arms.items()}
+    rows = []
+    for name, hit in hits.items():
+        low, high = wilson(int(sum(hit)), len(hit))
+        by = [f"{genre} {sum(h for h, g in zip(hit, b.genres, strict=True) if g == genre) / b.genres.count(genre):.3f}"
+              for genre in sorted(set(b.genres))]  # fmt: skip
+        rows.append([name, sum(hit) / len(hit), f"{low:.3f} to {high:.3f}", ", ".join(by)])
+    names = list(hits)
+    pairs = {
+        "both sides over left side, same weights, length given": (names[2], names[1]),
+        "both sides, length found, over the AR twin": (names[3], names[0]),
+        "both sides, length given, over the AR twin": (names[2], names[0]),
+    }
+    gains = []
+    for name, (one, other) in pairs.items():
+        difference = [x - y for x, y in zip(hits[one], hits[other], strict=True)]
+        low, high = bootstrap(difference)
+        gains.append([name, sum(difference) / len(difference), f"{low:.3f} to {high:.3f}"])
+    right = sum(k == n for k, (_, n) in zip(lengths, spans, strict=True)) / len(spans)
+    return [
+        "## Holes", "", f"One hole of 1 to {MOST} tokens a document; exact match of all its tokens. The length search looked "
+        f"at 1 to {LONGEST} and found the right one in {right:.1%}.", "",
+        *report.table(["", "exact match", "95% interval", "by kind of text"], rows), "",
+        *report.table(["paired gain", "", "95% interval"], gains), "",
+    ]  # fmt: skip
+
+
+# -- repair ------------------------------------------------------------------------------------------------------------
+
+
+def plant(rows: list[list[int]], rate: float, pool: list[int], seed: int) -> tuple[Tokens, Tokens, Where, Where]:
+    """Clean and spoiled tokens, valid, and where errors stand: `rate` of each row (one at least), tokens of other documents."""
+    r = random.Random(seed)
+    clean, valid = pad_rows(rows, 0)
+    spoiled = clean.clone()
+    for i, row in enumerate(rows):
+        for at in r.sample(range(1, len(row) - 1), max(1, round(rate * len(row)))):
+            spoiled[i, at] = r.choice([t for t in r.choices(pool, k=4) if t != row[at]] or [pool[0]])
+    return clean, spoiled, valid, spoiled != clean
+
+
+def counts(clean: Tokens, spoiled: Tokens, fixed: Tokens) -> tuple[int, int, int]:
+    """Errors made right, places changed, errors there were."""
+    changed = fixed != spoiled
+    return int((changed & (fixed == clean)).sum()), int(changed.sum()), int((spoiled != clean).sum())
+
+
+def ar_doubts(ar: Denoiser, tokens: Tokens, valid: Where, banned: list[int]) -> tuple[Tensor, Tokens]:
+    """1 - p(token | left side), and the likeliest token there; the first token is never doubted."""
+    cache = ar.new_cache(*tokens.shape)
+    logits = ar.read(tokens, valid.sum(-1), cache, every=True).logits.double()
+    logits[..., banned] = -torch.inf
+    probs = logits.softmax(-1)[:, :-1]
+    doubt = 1 - probs.gather(-1, tokens[:, 1:, None])[..., 0]
+    return (
+        torch.nn.functional.pad(doubt, (1, 0)),
+        torch.cat((tokens[:, :1], probs.argmax(-1)), 1),
+    )
+
+
+def repairing(b: Bench) -> list[str]:
+    pool = [token for row in b.dev for token in row[1:-1]]
+    inner = b.banned
+
+    def everything(rows: list[list[int]], rate: float, seed: int, thresholds: tuple[float, ...]) -> dict[str, object]:
+        totals: dict[str, Counter[int]] = {}
+        scores: dict[str, list[Tensor]] = {"diffusion": [], "AR twin": [], "planted": []}
+        calls = 0
+        for first in range(0, len(rows), ROWS):
+            clean, spoiled, valid, wrong = plant(rows[first : first + ROWS], rate, pool, seed + first)
+            index = torch.arange(clean.shape[1])
+            editable = valid & (index > 0) & (index < valid.sum(-1, keepdim=True) - 1)
+            doubt, best, _ = doubts(b.denoiser, spoiled, valid, inner)
+            ar_doubt, ar_best = ar_doubts(b.ar, spoiled, valid, inner)
+            scores["diffusion"].append(doubt[editable])
+            scores["AR twin"].append(ar_doubt[editable])
+            scores["planted"].append(wrong[editable])
+            arms = {}
+            for threshold in thresholds:
+                fixed, _, count = repair_tokens(b.denoiser, spoiled, valid, editable, inner, threshold)
+                arms[f"{threshold:g}"] = fixed
+                calls += int(count.sum())
+            for name, score, token in (("diffusion", doubt, best), ("AR twin", ar_doubt, ar_best)):
+                least = torch.zeros_like(wrong)
+                for i in range(len(clean)):
+                    order = score[i].masked_fill(~editable[i], -1).argsort(descending=True)
+                    least[i, order[: max(1, round(rate * int(valid[i].sum())))]] = True
+                arms[f"least likely, {name}"] = torch.where(least, token, spoiled)
+            for name, fixed in arms.items():
+                totals.setdefault(name, Counter()).update(dict(enumerate(counts(clean, spoiled, fixed))))
+        planted = torch.cat(scores["planted"])
+        return {
+            **{name: (f_beta(t[0], t[1], t[2]), t[0] / max(t[1], 1), t[0] / t[2]) for name, t in totals.items()},
+            "auroc": {name: auroc(torch.cat(scores[name]), planted) for name in ("diffusion", "AR twin")},
+            "calls": calls / len(rows) / len(thresholds),
+        }
+
+    chosen = {}
+    for rate in RATES:
+        tried = everything(b.dev, rate, 77, THRESHOLDS)
+        chosen[rate] = max(THRESHOLDS, key=lambda t: tried[f"{t:g}"][0])  # type: ignore[index]
+    rows, detection = [], []
+    for rate in RATES:
+        found = everything(b.rows, rate, 7, (chosen[rate],))
+        mine = found[f"{chosen[rate]:g}"]
+        rows.append([f"{rate:.0%}", f"repair, threshold {chosen[rate]:g}", *mine])  # type: ignore[misc]
+        rows.append(["", "doing nothing", 0.0, "", 0.0])
+        for name in ("diffusion", "AR twin"):
+            rows.append(["", f"replacing every least likely token, {name}", *found[f"least likely, {name}"]])  # type: ignore[misc]
+        detection.append([f"{rate:.0%}", found["auroc"]["diffusion"], found["auroc"]["AR twin"], found["calls"]])  # type: ignore[index]
+    return [
+        "## Repair", "", "Errors planted in the held-out documents: tokens of other documents. Thresholds chosen on 200 other "
+        "documents. The two baselines know how many errors there are and replace so many tokens.", "",
+        *report.table(["errors", "", "F0.5", "precision", "recall"], rows), "",
+        *report.table(["errors", "detection AUROC, diffusion", "AR twin (left side only)", "calls of a repair"], detection), "",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--ar", type=Path)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--count", type=int, default=500)
+    args = parser.parse_args()
+    corpus = tiny.documents(data_folder())
+    checkpoint = mz.load(args.model)
+    train = functools.partial(tiny.train, corpus, args.minutes, None, objective="ar", tokenizer=checkpoint.tokenizer)
+    twin = mz.load(args.ar) if args.ar else train()
+    order = sorted(corpus.held_out, key=lambda document: hash_of(document.text))
+    rows = tiny.tokenise(order, checkpoint.tokenizer)
+    genres = [document.source.split(":")[0] for document in order]
+    with torch.inference_mode():
+        bench = Bench(
+            checkpoint, checkpoint.denoiser(), twin.denoiser(), rows[: args.count], genres[: args.count],
+            rows[args.count : args.count + 200],
+        )  # fmt: skip
+        lines = [*generation(bench), *infilling(bench), *repairing(bench)]
+    head = [f"{args.count} documents held out by source, {len(bench.dev)} others to choose thresholds on.", ""]
+    report.write("tiny", "The tiny model and its AR twin", head + lines)
+
+
+def hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

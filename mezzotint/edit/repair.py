@@ -1,0 +1,91 @@
+"""Repair: a denoiser reads a finished text and overwrites the tokens it is sure are wrong.
+
+    The cat sat an the mat.     one bidirectional pass: p(token | all the others and itself) at every place
+                ^ p(an) = 0.01, p(on) = 0.97 > threshold: overwritten, then the text is read again
+
+Needs weights trained on visible errors (hybrid or uniform noise): a purely masked model never learnt to doubt what it
+sees. Length stays; this is token editing (LLaDA2.1, arXiv 2602.08676) that starts from a text of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mezzotint.edit.rescore import Edit, Hunk
+from mezzotint.engine.engine import Engine
+from mezzotint.model.denoiser import Denoiser
+from mezzotint.shapes import Tokens, Where
+
+
+def doubts(denoiser: Denoiser, tokens: Tokens, valid: Where, banned: Sequence[int]) -> tuple[Tensor, Tokens, Tensor]:
+    """One call: doubt of each token, the likeliest token, and its probability: `[B, L]` each. valid False: padding."""
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    cache = denoiser.new_cache(*tokens.shape)
+    logits = denoiser.denoise(tokens, positions, valid, cache).to(torch.float64)
+    logits[..., list(banned)] = -torch.inf
+    probs = logits.softmax(-1)
+    best = probs.max(-1)
+    return 1 - probs.gather(-1, tokens[..., None])[..., 0], best.indices, best.values
+
+
+def repair_tokens(
+    denoiser: Denoiser, tokens: Tokens, valid: Where, editable: Where, banned: Sequence[int],
+    threshold: float = 0.9, max_steps: int = 8,
+) -> tuple[Tokens, Tensor, Tensor]:  # fmt: skip
+    """Overwrite until nothing changes: tokens `[B, L]`, confidence of each overwritten place (else nan), calls a row `[B]`.
+
+    A place changes when another token is likelier than the present one and has more than `threshold`; of neighbours
+    that want to change in one step only the surest does, since each was judged beside the other's error.
+    """
+    sure = torch.full(tokens.shape, float("nan"), dtype=torch.float64)
+    calls = torch.zeros(len(tokens), dtype=torch.int64)
+    running = torch.ones(len(tokens), dtype=torch.bool)
+    for _ in range(max_steps):
+        _, best, p = doubts(denoiser, tokens, valid, banned)
+        calls += running
+        wants = (best != tokens) & (p > threshold) & editable & valid & running[:, None]
+        score = torch.where(wants, p, -1.0)
+        left = torch.nn.functional.pad(score, (1, 0), value=-1.0)[:, :-1]
+        right = torch.nn.functional.pad(score, (0, 1), value=-1.0)[:, 1:]
+        change = wants & (score >= left) & (score > right)
+        tokens, sure = torch.where(change, best, tokens), torch.where(change, p, sure)
+        running = change.any(-1)
+        if not bool(running.any()):
+            break
+    return tokens, sure, calls
+
+
+def repair(
+    engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8
+) -> Edit:
+    """Repair a text token by token; characters in `locks` (spans `start, end`) stay. gain of a hunk: log p of its tokens.
+
+    Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1.
+    """
+    if not engine.checkpoint.facts.trained_canvas or engine.checkpoint.facts.noise == "absorbing":
+        raise ValueError(
+            f"{engine.checkpoint.name} has not learnt to doubt visible tokens; repair needs weights that have"
+        )
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length
+    ids = tokenizer.encode(text)
+    if not 1 <= len(ids) <= limit:
+        raise ValueError(f"the text has {len(ids)} tokens; this model reads 1 to {limit} at a time")
+    ends = [len(tokenizer.decode_bytes(ids[: i + 1]).decode("utf-8", "ignore")) for i in range(len(ids))]
+    starts = [0, *ends[:-1]]
+    free = [all(end <= a or start >= b for a, b in locks) for start, end in zip(starts, ends, strict=True)]
+    tokens, valid = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)
+    banned = sorted(tokenizer.specials.values())
+    with torch.inference_mode():
+        fixed, sure, calls = repair_tokens(
+            engine.denoiser, tokens, valid, torch.tensor([free]), banned, threshold, max_steps
+        )
+    hunks: list[Hunk] = []
+    for i in (fixed != tokens)[0].nonzero()[:, 0].tolist():
+        new = tokenizer.decode([int(fixed[0, i])])
+        hunks.append(Hunk(starts[i], ends[i], text[starts[i] : ends[i]], new, float(sure[0, i].log())))
+    return Edit(text, tokenizer.decode(fixed[0].tolist()), hunks, int(calls[0]))
