@@ -127,21 +127,23 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
-    corruption, end = Corruption(process(tokenizer)), tokenizer.specials[END]
+    ids = tokenizer.specials
+    corruption, end = Corruption(process(tokenizer), ids[CONTROL["DELETE"]], ids[CONTROL["EXPAND"]]), ids[END]
 
     def batch(step: int) -> Batch:
         generator = rows.generator(step)
         streams = objective == "diffusion" and step % 2 == 1
         some = rows.draw(count // 2 if streams else count, generator)
         bare = (torch.rand(len(some), generator=generator) < 0.5).tolist()
-        clean, real = pad_rows([row[1:] if cut else row for row, cut in zip(some, bare, strict=True)], end)
+        some = [row[1:] if cut else row for row, cut in zip(some, bare, strict=True)]
+        clean, real = pad_rows(some, end)
         if objective == "ar":
             return causal_batch(clean, real)
         draws = Draws.of([rows.seed + index for index in range(len(some))]).at(step=step)
         if streams:
             size = BLOCKS[int(torch.randint(len(BLOCKS), (), generator=generator))]
             return corruption.blocks(clean, real, size, draws, generator, ar=0.3)
-        return corruption.whole(clean, real, draws, generator)
+        return corruption.whole(some, end, draws, generator)
 
     return batch
 

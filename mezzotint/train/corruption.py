@@ -6,7 +6,8 @@
 
 Every canvas position carries a loss: masks and wrong tokens with weight 1, right ones with `keep`, so that the logits at
 a visible token become a trained "should this change, and to what". Corruption is a mixture: hybrid noise of a level, holes
-(spans hidden, the rest clean), and errors alone. Errors are ids drawn evenly, or tokens of other rows.
+(spans hidden, the rest clean), and errors alone. Errors are ids drawn evenly, or tokens of other rows. Some rows have a
+hole of the wrong size, labelled as `alignment.py` would: surplus masks say DELETE, the last of too few say EXPAND.
 """
 
 from __future__ import annotations
@@ -35,10 +36,16 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tokens, Where]:
 
 @dataclass(frozen=True)
 class Corruption:
-    """How a row is spoiled. Shares of rows: `holes`, `errors`, the rest noise of `process`. keep: weight of right tokens."""
+    """How a row is spoiled. Shares of rows: `sized`, `holes`, `errors`, the rest noise of `process`.
+
+    keep: weight of right tokens; delete, expand: ids of the two labels.
+    """
 
     process: NoiseProcess
-    holes: float = 0.3
+    delete: int
+    expand: int
+    sized: float = 0.2
+    holes: float = 0.2
     errors: float = 0.2
     max_error_rate: float = 0.2
     max_hole: int = 12
@@ -58,20 +65,40 @@ class Corruption:
         t = 0.02 + 0.98 * ((shift + order / rows) % 1)
         return torch.where(torch.rand(shape, generator=generator) < 0.125, 1.0, t)
 
-    def whole(self, clean: Tokens, real: Where, draws: Draws, generator: torch.Generator) -> Batch:
-        """One canvas a row, from position 0."""
-        rows, length = clean.shape
-        kind = torch.rand(rows, 1, generator=generator)
-        level = self.levels((rows, 1), generator).expand(-1, length)
-        noisy = self.process.corrupt(clean, level, real, draws)
-        hidden = self._spans(rows, length, real, generator)
-        wrong = self._errors(clean, real, generator)
+    def whole(self, rows: Sequence[Sequence[int]], fill: int, draws: Draws, generator: torch.Generator) -> Batch:
+        """One canvas a row, from position 0; `fill` pads."""
+        kind = torch.rand(len(rows), 1, generator=generator)
+        sized = [
+            self._sized(row, generator) if k < self.sized else (row, row) for row, k in zip(rows, kind, strict=True)
+        ]
+        canvas, real = pad_rows([spoiled for spoiled, _ in sized], fill)
+        target, _ = pad_rows([labels for _, labels in sized], fill)
+        level = self.levels((len(rows), 1), generator).expand_as(canvas)
+        noisy = self.process.corrupt(canvas, level, real, draws)
+        hidden = self._spans(real, generator)
+        wrong = self._errors(canvas, real, generator)
         assert self.process.mask_id is not None
-        holed = torch.where(hidden, self.process.mask_id, torch.where(kind < self.holes / 2, clean, wrong))
+        kind = kind - self.sized
+        holed = torch.where(hidden, self.process.mask_id, torch.where(kind < self.holes / 2, canvas, wrong))
         spoiled = torch.where(kind < self.holes, holed, torch.where(kind < self.holes + self.errors, wrong, noisy))
-        position = torch.arange(length).expand(rows, -1)
+        spoiled = torch.where(kind < 0, canvas, spoiled)
+        position = torch.arange(canvas.shape[1]).expand_as(canvas)
         places = Places.of(position, torch.full_like(position, CANVAS), torch.zeros_like(position), valid=real)
-        return Batch(spoiled, places, clean, self._weight(spoiled, clean, real))
+        return Batch(spoiled, places, target, self._weight(spoiled, target, real))
+
+    def _sized(self, row: Sequence[int], generator: torch.Generator) -> tuple[list[int], list[int]]:
+        """A row with one hole that has 1 to `max_hole` masks for 1 to `max_hole` tokens, and its labels, as long."""
+        low, high = 1, max(2, min(self.max_hole, len(row) - 2) + 1)
+        need, have = (int(torch.randint(low, high, (), generator=generator)) for _ in range(2))
+        start = int(torch.randint(1, max(2, len(row) - need), (), generator=generator))
+        truth = list(row[start : start + need])
+        assert self.process.mask_id is not None
+        missing = max(0, len(truth) - have)
+        growing = min(missing, have)  # the last slots double, those before take their tokens
+        said = truth[: have - growing] + [self.expand] * growing
+        said += [self.delete] * (have - len(said))
+        left, right = list(row[:start]), list(row[start + need :])
+        return [*left, *([self.process.mask_id] * have), *right], [*left, *said, *right]
 
     def blocks(
         self, clean: Tokens, real: Where, size: int, draws: Draws, generator: torch.Generator, ar: float
@@ -93,8 +120,9 @@ class Corruption:
     def _weight(self, spoiled: Tokens, clean: Tokens, real: Where) -> Tensor:
         return torch.where(spoiled == clean, self.keep, 1.0) * real
 
-    def _spans(self, rows: int, length: int, real: Where, generator: torch.Generator) -> Where:
+    def _spans(self, real: Where, generator: torch.Generator) -> Where:
         """One to three holes of 1 to `max_hole` positions a row."""
+        rows, length = real.shape
         position = torch.arange(length)
         hidden = torch.zeros(rows, length, dtype=torch.bool)
         count = torch.randint(1, 4, (rows, 1), generator=generator)
