@@ -141,7 +141,10 @@ class Restructuring:
         return canvas
 
     def steps(self, canvas: Canvas, cache: Any, draws: Draws) -> Iterator[StructuralStep]:
-        """Work on `canvas` in place, one denoiser call a step. Raises ValueError for a row without a given position."""
+        """Work on `canvas` in place, one denoiser call a step. The cache needs room for `growth_cap(C)` positions.
+
+        Raises ValueError for a row without a given position.
+        """
         if not bool((canvas.valid & ~canvas.editable).any(-1).all()):
             raise ValueError("a row has no given position; close it with an end token (Canvas.of_texts does)")
         start, length = canvas.level, canvas.valid.sum(-1)
