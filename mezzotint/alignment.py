@@ -30,12 +30,8 @@ KEEP, DELETE, INSERT, EXPAND = -2, -3, -4, -5  # in labels
 
 L = TypeVar("L", int, Tensor)
 
-_FILL, _DROP, _EDIT, _NEVER = (
-    1,
-    2,
-    4,
-    1 << 40,
-)  # costs: a slot filled, a slot dropped, a visible token changed, a locked one
+# Costs: a gap begun, a slot filled, a slot dropped, a visible token changed, a locked one.
+_GAP, _FILL, _DROP, _EDIT, _NEVER = 1, 1 << 16, 2 << 16, 4 << 16, 1 << 50
 
 
 class Gap(NamedTuple):
@@ -142,38 +138,52 @@ def gaps(text: Sequence[int], target: Sequence[int], locked: Collection[int] = (
 
 
 def _fewest_edits(text: Sequence[int], target: Sequence[int], locked: Collection[int]) -> list[tuple[int, int]]:
-    """Pairs (position in the text, in the target) kept by a cheapest alignment (Wagner and Fischer, 1974), row by row.
+    """Pairs (position in the text, in the target) kept by the alignment with the fewest edits and, of those, gaps.
 
-    Of equally cheap alignments it takes one that goes on as it was, read from the right: gaps stay in one piece.
+    Dynamic programming over prefixes with two costs each, row by row (Gotoh, 1982): after a kept token, and inside a gap.
     """
     here, there = torch.tensor(text, dtype=torch.int64), torch.tensor(target, dtype=torch.int64)
     fixed = torch.zeros(len(here), dtype=torch.bool)
     fixed[list(locked)] = True
-    pair = torch.where(fixed, _NEVER, torch.where(here == SLOT, _FILL, _EDIT))[:, None].expand(-1, len(there))
-    pair = torch.where(here[:, None] == there, 0, pair)
+    pair = torch.where(fixed, _NEVER, torch.where(here == SLOT, _FILL, _EDIT)).tolist()
     drop = torch.where(fixed, _NEVER, torch.where(here == SLOT, _DROP, _EDIT)).tolist()
     ramp = _EDIT * torch.arange(len(there) + 1)
-    table = [ramp]
+    never = torch.full_like(ramp, _NEVER)
+    keep, gap = never.clone(), ramp + _GAP
+    keep[0], gap[0] = 0, _NEVER
+    keeps, inside = [keep], [gap]
     for i in range(len(here)):
-        row = table[-1] + drop[i]
-        row[1:] = torch.minimum(row[1:], table[-1][:-1] + pair[i])
-        table.append((row - ramp).cummin(0).values + ramp)  # an insertion costs the same everywhere: a running minimum
-    cost, pairs = torch.stack(table).tolist(), pair.tolist()
+        enter, keep = torch.minimum(gap, keep + _GAP), never.clone()
+        keep[1:] = torch.where(there == here[i], torch.minimum(keeps[-1], gap)[:-1], _NEVER)
+        gap = enter + drop[i]
+        gap[1:] = torch.minimum(gap[1:], enter[:-1] + pair[i])
+        runs = (torch.minimum(gap, keep + _GAP) - ramp).cummin(0).values + ramp  # insertions cost the same everywhere
+        gap[1:] = torch.minimum(gap[1:], runs[:-1] + _EDIT)
+        keeps.append(keep)
+        inside.append(gap)
+    kept_cost, gap_cost = torch.stack(keeps).tolist(), torch.stack(inside).tolist()
     i, j = len(text), len(target)
-    if cost[i][j] >= _NEVER:
+    if min(kept_cost[i][j], gap_cost[i][j]) >= _NEVER:
         raise ValueError(f"the {len(locked)} locked tokens do not all occur in the target in order")
+
+    def entering(i: int, j: int) -> int:
+        return min(gap_cost[i][j], kept_cost[i][j] + _GAP) if i >= 0 and j >= 0 else _NEVER
+
     kept: list[tuple[int, int]] = []
-    last = "pair"
+    in_gap = gap_cost[i][j] < kept_cost[i][j]
     while i or j:
-        ways = {
-            "pair": i > 0 and j > 0 and cost[i][j] == cost[i - 1][j - 1] + pairs[i - 1][j - 1],
-            "insert": j > 0 and cost[i][j] == cost[i][j - 1] + _EDIT,
-            "drop": i > 0 and cost[i][j] == cost[i - 1][j] + drop[i - 1],
-        }
-        last = last if ways[last] else next(way for way, possible in ways.items() if possible)
-        i, j = i - (last != "insert"), j - (last != "drop")
-        if last == "pair" and pairs[i][j] == 0:
+        if not in_gap:
+            i, j = i - 1, j - 1
             kept.append((i, j))
+            in_gap = gap_cost[i][j] < kept_cost[i][j]
+            continue
+        ways = (
+            (entering(i - 1, j - 1) + pair[i - 1], i - 1, j - 1),
+            (entering(i, j - 1) + _EDIT, i, j - 1),
+            (entering(i - 1, j) + drop[i - 1], i - 1, j),
+        )
+        _, i, j = min(ways)
+        in_gap = gap_cost[i][j] <= kept_cost[i][j] + _GAP
     return kept[::-1]
 
 

@@ -81,6 +81,10 @@ def test_an_insertion_opens_a_slot_then_doubles_it_wherever_it_stands(k):
     assert list(rounds([], new))[-1] == new and list(rounds(new, [])) == [[]]
 
 
+def between(places):
+    return [b - a - 1 for a, b in itertools.pairwise(places)]
+
+
 def levenshtein(a, b):
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -96,6 +100,26 @@ def test_as_few_tokens_change_as_the_edit_distance_says(count):
         assert changes == levenshtein(source, target)
 
 
+def test_of_the_alignments_with_the_fewest_edits_one_with_the_fewest_gaps_is_taken(count):
+    rng = random.Random(5)
+    for _ in range(count(1000)):
+        source = [rng.randrange(3) for _ in range(rng.randint(1, 5))]
+        target = [rng.randrange(3) for _ in range(rng.randint(1, 6))]
+        found = gaps(source, target)
+        best = []
+        for n in range(min(len(source), len(target)) + 1):
+            for left in itertools.combinations(range(len(source)), n):
+                for right in itertools.combinations(range(len(target)), n):
+                    if [source[i] for i in left] == [target[j] for j in right]:
+                        sizes = zip(between([-1, *left, len(source)]), between([-1, *right, len(target)]), strict=True)
+                        changes = [max(pair) for pair in sizes]
+                        best.append((sum(changes), sum(c > 0 for c in changes)))
+        changes = sum(max(g.end - g.start, g.last - g.first) for g in found)
+        unread = iter(target)
+        if not all(x in unread for x in source):  # else rounds come first
+            assert (changes, len(found)) == min(best)
+
+
 def rounds_left(slots, tokens):
     """How long a run of slots takes to become so many tokens, played through."""
     if slots == 0:
@@ -104,10 +128,6 @@ def rounds_left(slots, tokens):
         return 1
     grow = min(slots, tokens - slots)
     return 1 + rounds_left(2 * grow, tokens - (slots - grow))
-
-
-def between(places):
-    return [b - a - 1 for a, b in itertools.pairwise(places)]
 
 
 def test_no_other_alignment_of_what_is_visible_needs_fewer_rounds(count):
@@ -139,6 +159,7 @@ def test_labels_say_what_the_page_says():
     the, cat, dog, sat, down, there = range(6)
     assert labels([the, cat, sat], [the, dog, sat, down, there]) == [KEEP, dog, KEEP, INSERT]
     assert labels([the, SLOT, sat], [the, dog, down, sat]) == [KEEP, EXPAND, KEEP, KEEP]
+    assert labels([the], [the, cat, the]) == [KEEP, INSERT]  # leftmost, where the rounds are the same
     assert labels([SLOT, SLOT], [the, dog, down]) == [the, EXPAND, KEEP]  # the rightmost expands
     assert labels([the, SLOT, SLOT, SLOT], [the, dog]) == [KEEP, dog, DELETE, DELETE, KEEP]
     assert labels([the, cat, dog], [the, dog]) == [KEEP, DELETE, KEEP, KEEP]

@@ -88,6 +88,7 @@ class Canvas:
         """Texts to be edited, SLOT where they are open, each closed by a given `end_id` before which text can grow.
 
         starts int64 `[B]`: positions of the first tokens (0 by default). locked: per row, the positions that are given.
+        Raises ValueError for a lock on a slot or outside its text.
         """
         width = max(map(len, texts)) + 1
         tokens = torch.tensor([[*text, end_id] + [slot_id] * (width - len(text) - 1) for text in texts])
@@ -95,6 +96,8 @@ class Canvas:
         where = torch.arange(width).expand(len(texts), -1)
         given = where == lengths
         for row, places in enumerate(locked or []):
+            if wrong := [i for i in places if not 0 <= i < len(texts[row]) or texts[row][i] == SLOT]:
+                raise ValueError(f"locked positions {wrong} of text {row} are open or outside its {len(texts[row])}")
             given[row, list(places)] = True
         status = torch.where(given, GIVEN, torch.where(tokens == SLOT, OPEN, ACCEPTED))
         positions = where + (0 if starts is None else starts[:, None])

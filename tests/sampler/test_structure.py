@@ -260,6 +260,7 @@ def test_bad_settings_are_named():
         (lambda: Restructuring(restructuring(script).sampler, {**CONTROL, "MASK": 1}), "the noise masks with id 44"),
         (lambda: next(restructuring(script).steps(
             Canvas.blank(Absorbing(MASK, V), torch.tensor([0]), 3, Draws.of(0)), None, Draws.of(0))), "no given position"),
+        (lambda: opened([[1, SLOT]], locked=[[0, 1, 2]]), r"locked positions \[1, 2\] of text 0"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=problem):
             make()
