@@ -102,9 +102,9 @@ def test_as_few_tokens_change_as_the_edit_distance_says(count):
 
 def test_of_the_alignments_with_the_fewest_edits_one_with_the_fewest_gaps_is_taken(count):
     rng = random.Random(5)
-    for _ in range(count(1000)):
-        source = [rng.randrange(3) for _ in range(rng.randint(1, 5))]
-        target = [rng.randrange(3) for _ in range(rng.randint(1, 6))]
+    for _ in range(count(10_000)):
+        source = [rng.randrange(3) for _ in range(rng.randint(3, 5))]
+        target = [rng.randrange(3) for _ in range(rng.randint(3, 6))]
         found = gaps(source, target)
         best = []
         for n in range(min(len(source), len(target)) + 1):
