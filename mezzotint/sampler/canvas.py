@@ -10,11 +10,13 @@ What is noise is said by `status`, never by "id == MASK": a user's text may hold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mezzotint.alignment import DELETE, EXPAND, INSERT, KEEP, SLOT
 from mezzotint.draws import Draws
 from mezzotint.noise import NoiseProcess
 from mezzotint.shapes import Level, Tokens, Where
@@ -54,6 +56,7 @@ class Canvas:
     level: Level  # [B]: the level that the next step starts from
     accepted_at: Tensor  # step at which a position was last written, -1 before
     confidence: Tensor  # float64: confidence when it was accepted, nan before
+    origin: Tensor  # int64: its index on the canvas as it started, -1 if opened since
 
     @classmethod
     def blank(
@@ -78,10 +81,38 @@ class Canvas:
         return cls._new(tokens, status, positions, draft.level.to(torch.float64))
 
     @classmethod
+    def of_texts(
+        cls, texts: Sequence[Sequence[int]], end_id: int, slot_id: int, starts: Tensor | None = None,
+        locked: Sequence[Sequence[int]] | None = None,
+    ) -> Canvas:  # fmt: skip
+        """Texts to be edited, SLOT where they are open, each closed by a given `end_id` before which text can grow.
+
+        starts int64 `[B]`: positions of the first tokens (0 by default). locked: per row, the positions that are given.
+        Raises ValueError for a lock on a slot or outside its text.
+        """
+        width = max(map(len, texts)) + 1
+        tokens = torch.tensor([[*text, end_id] + [slot_id] * (width - len(text) - 1) for text in texts])
+        lengths = torch.tensor([len(text) for text in texts])[:, None]
+        where = torch.arange(width).expand(len(texts), -1)
+        given = where == lengths
+        for row, places in enumerate(locked or []):
+            if wrong := [i for i in places if not 0 <= i < len(texts[row]) or texts[row][i] == SLOT]:
+                raise ValueError(f"locked positions {wrong} of text {row} are open or outside its {len(texts[row])}")
+            given[row, list(places)] = True
+        status = torch.where(given, GIVEN, torch.where(tokens == SLOT, OPEN, ACCEPTED))
+        positions = where + (0 if starts is None else starts[:, None])
+        tokens = torch.where(tokens == SLOT, slot_id, tokens)
+        made = cls._new(tokens, status, positions, torch.ones(len(texts), dtype=torch.float64))
+        made.valid = where <= lengths
+        return made
+
+    @classmethod
     def _new(cls, tokens: Tokens, status: Tensor, positions: Tensor, level: Level) -> Canvas:
         never = torch.full_like(tokens, -1)
         unsure = torch.full(tokens.shape, float("nan"), dtype=torch.float64)
-        return cls(tokens, status, positions, torch.ones_like(tokens, dtype=torch.bool), level, never, unsure)
+        every = torch.ones_like(tokens, dtype=torch.bool)
+        origin = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        return cls(tokens, status, positions, every, level, never, unsure, origin)
 
     @property
     def open(self) -> Where:
@@ -115,6 +146,41 @@ class Canvas:
     def reopen(self, where: Where) -> None:
         """Mark editable positions as open, their tokens (noise drawn elsewhere) untouched."""
         self.status = torch.where(where & self.editable, OPEN, self.status)
+
+    def legal(self, ops: Tensor, most: Tensor | None = None) -> Tensor:
+        """The DELETE, INSERT and EXPAND in `ops` `[B, C]` that may be applied, KEEP elsewhere.
+
+        DELETE needs an editable position, EXPAND an open one. most `[B]`: how long a row may become; the leftmost grow first.
+        """
+        delete = (ops == DELETE) & self.editable
+        grow = ((ops == INSERT) & self.valid) | ((ops == EXPAND) & self.open)
+        if most is not None:
+            room = most - self.valid.sum(-1) + delete.sum(-1)
+            grow &= grow.cumsum(-1) <= room[:, None]
+        return torch.where(delete | grow, ops, KEEP)
+
+    def structure(self, ops: Tensor, slot_id: int, most: Tensor | None = None) -> Tensor:
+        """Apply the legal DELETE, INSERT and EXPAND of `ops` `[B, C]`; rows are re-packed and renumbered from their start.
+
+        A fresh position is open and holds `slot_id`. Returns int64 `[B, C']`: where each stood before, -1 if nowhere.
+        """
+        ops = self.legal(ops, most)
+        grow = (ops == INSERT) | (ops == EXPAND)
+        copies = self.valid.to(torch.int64) + grow.to(torch.int64) - (ops == DELETE).to(torch.int64)
+        ends, lengths = copies.cumsum(-1), copies.sum(-1, keepdim=True)
+        out = torch.arange(int(lengths.max()), device=ops.device).expand(len(ops), -1).contiguous()
+        before = torch.searchsorted(ends, out, right=True).clamp(max=ops.shape[1] - 1)
+        first = out == (ends - copies).gather(-1, before)
+        op = ops.gather(-1, before)
+        fresh = ((op == INSERT) & first) | ((op == EXPAND) & ~first)
+        valid = out < lengths
+        for name, blank in (
+            ("tokens", slot_id), ("status", OPEN), ("accepted_at", -1), ("confidence", float("nan")), ("origin", -1),
+        ):  # fmt: skip
+            old: Tensor = getattr(self, name)
+            setattr(self, name, torch.where(fresh | ~valid, blank, old.gather(-1, before)))
+        self.positions, self.valid = self.positions[:, :1] + out, valid
+        return torch.where(fresh | ~valid, -1, before)
 
     def rows(self, index: Tensor) -> Canvas:
         """Only the rows that `index` picks (a copy)."""
