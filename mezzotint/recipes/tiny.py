@@ -151,7 +151,7 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
 def train(
     corpus: Corpus, minutes: float | None, max_steps: int | None, seed: int = 0, objective: str = "diffusion",
     tokenizer: Tokenizer | None = None, report: Callable[[Progress], None] = lambda progress: None,
-    learning_rate: float = 3e-3, optimizer: str = "muon", count: int = 64,
+    learning_rate: float = 8e-3, optimizer: str = "muon", count: int = 64,
 ) -> Checkpoint:  # fmt: skip
     """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus."""
     tokenizer = tokenizer or make_tokenizer([document.text for document in corpus.train])

@@ -52,10 +52,9 @@ class Corruption:
     keep: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.holes < 0 or self.errors < 0 or self.holes + self.errors > 1:
-            raise ValueError(
-                f"shares holes {self.holes} and errors {self.errors} must be positive and at most 1 together"
-            )
+        shares = (self.sized, self.holes, self.errors)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"shares of sized, holes and errors are {shares}; each at least 0, their sum at most 1")
 
     def levels(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Levels for noise rows: even over [0.02, 1], low-discrepancy over rows, and 1 in every eighth draw. float64."""
