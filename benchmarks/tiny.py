@@ -22,6 +22,7 @@ from mezzotint.edit.infill import certainty
 from torch import Tensor
 
 import mezzotint as mz
+from mezzotint.alignment import growth_cap
 from mezzotint.draws import Draws
 from mezzotint.edit.repair import doubts, repair_tokens
 from mezzotint.eval.metrics import auroc, bootstrap, f_beta, repetition, unigram_entropy, wilson
@@ -31,6 +32,7 @@ from mezzotint.sampler.blocks import block_frames
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import Decoding, above, left_to_right
 from mezzotint.sampler.loop import Sampler
+from mezzotint.sampler.structure import Restructuring
 from mezzotint.sampler.verify import Verified
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.corruption import pad_rows
@@ -156,6 +158,30 @@ def find_lengths(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) 
     return found
 
 
+def fill_by_labels(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]], masks: int = 4) -> list[list[int]]:
+    """Holes that start as `masks` masks, which the network's own DELETE and EXPAND make fewer or more."""
+    ids = dict(b.checkpoint.facts.control_ids)
+    out: list[list[int]] = []
+    sampler = Sampler(b.denoiser, b.checkpoint.process, Decoding(accept=above(0.9)), tuple(b.banned))
+    structure = Restructuring(sampler, ids, threshold=0.5, max_steps=40)
+    for first in range(0, len(rows), ROWS):
+        some, where = rows[first : first + ROWS], spans[first : first + ROWS]
+        shown = [row[:s] + [ids["MASK"]] * masks + row[s + n :] for row, (s, n) in zip(some, where, strict=True)]
+        tokens, valid = pad_rows(shown, b.end)
+        index = torch.arange(tokens.shape[1])
+        start = torch.tensor([s for s, _ in where])[:, None]
+        hole = (index >= start) & (index < start + masks)
+        draws, starts = Draws.of([0] * len(some)), torch.zeros(len(some), dtype=torch.int64)
+        canvas = Canvas.blank(b.checkpoint.process, starts, tokens.shape[1], draws, torch.where(hole, -1, tokens))
+        canvas.valid = valid
+        canvas.tokens = torch.where(hole, ids["MASK"], canvas.tokens)
+        done = structure.run(canvas, b.denoiser.new_cache(len(some), growth_cap(tokens.shape[1])), draws)
+        for i, (row, (s, n)) in enumerate(zip(some, where, strict=True)):
+            text = done.tokens[i][done.valid[i]].tolist()
+            out.append(text[s : len(text) - len(row[s + n :])])
+    return out
+
+
 def continue_ar(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[list[int]]:
     """The AR twin's greedy continuation of what stands left of the hole, as many tokens as it has."""
     prompts = [row[:start] for row, (start, _) in zip(rows, spans, strict=True)]
@@ -176,9 +202,10 @@ def infilling(b: Bench) -> list[str]:
         "AR twin, left side only, length given": continue_ar(b, b.rows, spans),
         "diffusion, left side only, length given": fill(b, left_only, spans),
         "diffusion, both sides, length given": fill(b, b.rows, spans),
-        "diffusion, both sides, length found": fill(
+        "diffusion, both sides, length searched": fill(
             b, resized, [(s, k) for (s, _), k in zip(spans, lengths, strict=True)]
         ),
+        "diffusion, both sides, length by DELETE and EXPAND": fill_by_labels(b, b.rows, spans),
     }
     hits = {name: [float(text == true) for text, true in zip(arm, truth, strict=True)] for name, arm in arms.items()}
     rows = []
@@ -190,7 +217,8 @@ def infilling(b: Bench) -> list[str]:
     names = list(hits)
     pairs = {
         "both sides over left side, same weights, length given": (names[2], names[1]),
-        "both sides, length found, over the AR twin": (names[3], names[0]),
+        "both sides, length searched, over the AR twin": (names[3], names[0]),
+        "both sides, length by labels, over the AR twin": (names[4], names[0]),
         "both sides, length given, over the AR twin": (names[2], names[0]),
     }
     gains = []

@@ -101,7 +101,7 @@ def make_tokenizer(texts: list[str], size: int = VOCABULARY) -> Tokenizer:
 
 def config(vocab_size: int) -> ModelConfig:
     """1.2 million weights."""
-    return ModelConfig(vocab_size, 128, 5, 4, 4, 32, 384, 2 * LENGTH, canvas_role=True)
+    return ModelConfig(vocab_size, 128, 5, 4, 4, 32, 384, 4 * LENGTH, canvas_role=True)
 
 
 def facts(tokenizer: Tokenizer) -> Facts:
