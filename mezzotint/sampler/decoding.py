@@ -723,7 +723,8 @@ POLICIES: dict[str, Policy] = {
     ),
     "remdm-conf": Policy(
         lambda: _remdm(least_confident()),
-        "as `remdm-cap`", "ReMDM-conf, shares ours", renoises="accepted ones, the least confident sooner", stops="after the last step",
+        "as `remdm-cap`", "ReMDM-conf, shares ours", renoises="accepted ones, the least confident sooner",
+        stops="after the last step",
     ),
     "remdm-loop": Policy(
         lambda: _remdm(while_held(0.02), Hold()),
