@@ -193,7 +193,9 @@ def _dream_share(canvas: Canvas, s: Level, eps: float) -> Level:
 def dream(score: Score | None = None, eps: float = 1e-3) -> Rule:
     """floor(M (1 - s/t)) of the M positions now open, possibly none; all in the last step (Dream, arXiv 2508.15487).
 
-    t falls from 1 to `eps` on a line. `score` is Dream's alg: by_confidence (maskgit_plus), by_margin or by_entropy.
+    t falls from 1 to `eps` on a line. `score` is Dream's alg: by_confidence (maskgit_plus), by_margin or by_entropy. With
+    more steps than positions the share rounds down to none until about as many steps are left as positions, so the first
+    calls are wasted, and the last accepts at least two at once.
     """
     score = score or by_entropy()
     _check_share("eps", eps)
@@ -689,15 +691,15 @@ POLICIES: dict[str, Policy] = {
         "any, equally many every step", "LLaDA, arXiv 2502.09992",
     ),
     "dream": Policy(
-        lambda: Decoding(dream(by_entropy())),
+        lambda: Decoding(dream(by_entropy()), num_steps=16),
         "the lowest entropies, floor(M (1 - s/t)) of M open", "Dream, arXiv 2508.15487",
     ),
     "dream-confidence": Policy(
-        lambda: Decoding(dream(by_confidence())),
+        lambda: Decoding(dream(by_confidence()), num_steps=16),
         "the most confident, floor(M (1 - s/t)) of M open", "Dream (maskgit_plus)",
     ),
     "dream-margin": Policy(
-        lambda: Decoding(dream(by_margin())),
+        lambda: Decoding(dream(by_margin()), num_steps=16),
         "the largest margins, floor(M (1 - s/t)) of M open", "Dream (topk_margin)",
     ),
     "dream-origin": Policy(
