@@ -112,10 +112,9 @@ class Sampler:
         both: tuple[Logits, ...]
         if with_shadow:
             assert isinstance(self.denoiser, ShadowDenoiser)
-            everywhere = torch.ones_like(canvas.open)
-            masks = self.process.renoise(
-                canvas.tokens, everywhere, torch.ones_like(canvas.level), draws, canvas.positions
-            )
+            mask = self.process.mask_id
+            noise = self.process.prior(canvas.tokens.shape, draws, canvas.positions)
+            masks = noise if mask is None else torch.full_like(noise, mask)
             both = self.denoiser.denoise_with_shadow(*place, masks)
         else:
             both = (self.denoiser.denoise(*place),)
