@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mezzotint.model.cache import KVCache
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.layers import Block, rotary_tables
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, context_causal
+from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
 
@@ -175,6 +175,26 @@ class Denoiser(nn.Module):
         """
         places = Places.of(torch.where(valid, positions, 0), torch.full_like(positions, CANVAS), valid=valid)
         logits = self(tokens, places, context_causal(), cache, None, condition, feedback).logits
+        return self._unshift(logits, cache)
+
+    def denoise_with_shadow(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: KVCache, masks: Tokens
+    ) -> tuple[Logits, Logits]:
+        """`denoise`, and from the same pass the leave-one-out opinion: logits `[B, C, V]` each.
+
+        masks int64 `[B, C]` stand in the shadows' places. A shifted checkpoint speaks about a position from the one before
+        it, so there a shadow repeats the token before, and the canvas's first position has the causal logits.
+        """
+        count = tokens.shape[1]
+        role = torch.cat((torch.full_like(positions, CANVAS), torch.full_like(positions, SHADOW)), 1)
+        twice = torch.cat((valid, valid), 1)
+        places = Places.of(torch.where(twice, torch.cat((positions, positions), 1), 0), role, valid=twice)
+        shadows = masks if self.shift == 0 else tokens
+        logits = self(torch.cat((tokens, shadows), 1), places, with_shadows(self.shift), cache).logits
+        return self._unshift(logits[:, :count], cache), self._unshift(logits[:, count:], cache)
+
+    def _unshift(self, logits: Logits, cache: KVCache) -> Logits:
+        """Canvas logits as the weights give them -> about their own positions."""
         if self.shift == 0:
             return logits
         if cache.ahead is None:

@@ -3,6 +3,8 @@
     clean stream   causal:          a clean position sees the clean positions up to itself
     canvas stream  bidirectional:   a canvas position sees all of its own canvas and the clean positions before it
 
+    shadows        leave-one-out:   a shadow sees the same, except the canvas position that it speaks about; nobody sees it
+
 A place is a position with a role, the first position of its canvas and the document it belongs to. A cached key is a
 clean place like any other. Every rule has two forms that tests hold equal: `dense`, a boolean table (the truth), and
 `flex`, the same rule as a mask function for `torch.nn.attention.flex_attention`.
@@ -17,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CLEAN, CANVAS = 0, 1
+CLEAN, CANVAS, SHADOW = 0, 1, 2
 
 
 class Places(NamedTuple):
@@ -25,7 +27,7 @@ class Places(NamedTuple):
 
     position: Tensor
     role: Tensor
-    start: Tensor  # first position of the canvas that a CANVAS place belongs to; for CLEAN places its own position
+    start: Tensor  # first position of the canvas that a CANVAS or SHADOW place belongs to; for CLEAN its own position
     document: Tensor
     valid: Tensor
 
@@ -41,9 +43,9 @@ class Places(NamedTuple):
         """Fill in what is not given: one canvas a row that starts at its lowest valid position, one document, no padding."""
         valid = torch.ones_like(position, dtype=torch.bool) if valid is None else valid
         if start is None:
-            on_canvas = (role == CANVAS) & valid
+            on_canvas = (role != CLEAN) & valid
             first = torch.where(on_canvas, position, torch.iinfo(torch.int64).max).amin(-1, keepdim=True)
-            start = torch.where(role == CANVAS, first, position)
+            start = torch.where(role != CLEAN, first, position)
         document = torch.zeros_like(position) if document is None else document
         return cls(position, role, start, document, valid)
 
@@ -135,6 +137,24 @@ def context_causal() -> Visibility:
     With one canvas a row it is the pass that decodes; with `two_stream_places` the pass that trains.
     """
     return Visibility("context-causal", (_context_causal,), cacheable=True)
+
+
+def with_shadows(shift: int = 0) -> Visibility:
+    """`context_causal` and shadow places: a query at a canvas position that speaks about position + `shift`.
+
+    It sees itself and the clean and canvas positions that its canvas sees, but neither the canvas position that it speaks
+    about nor the one it stands for: what it says is the canvas's opinion without that token (WINO, arXiv 2507.18578). The
+    other canvas positions have seen the token, so from the second layer on something of it can come back through them.
+    """
+
+    def shadow(q: Places, k: Places) -> Tensor:
+        spoken = (k.position == q.position) | (k.position == q.position + shift)
+        own = (k.role == CANVAS) & (k.start == q.start) & ~spoken
+        itself = (k.role == SHADOW) & (k.position == q.position)
+        before = (k.role == CLEAN) & (k.position < q.start)
+        return (q.role == SHADOW) & (own | itself | before)
+
+    return Visibility("with shadows", (lambda q, k: _context_causal(q, k) | shadow(q, k),), cacheable=True)
 
 
 def two_stream_places(

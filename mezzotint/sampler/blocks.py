@@ -59,7 +59,16 @@ def block_frames(
             for i in step.running.nonzero()[:, 0].tolist():
                 status = canvas.status[i].tolist()
                 yield Frame(
-                    "denoise", active[i], block, step.number, starts[i], canvas.tokens[i].tolist(), status, 0, 1, width
+                    "denoise",
+                    active[i],
+                    block,
+                    step.number,
+                    starts[i],
+                    canvas.tokens[i].tolist(),
+                    status,
+                    0,
+                    1,
+                    step.positions,
                 )
         lengths: list[int] = []
         ended: list[int] = []

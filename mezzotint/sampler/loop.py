@@ -11,31 +11,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mezzotint.draws import Draws, categorical
-from mezzotint.noise import NoiseProcess
+from mezzotint.noise import NoiseProcess, Schedule
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import Decoding, Proposal
-from mezzotint.shapes import Logits, Tokens, Where
+from mezzotint.shapes import Logits, Probs, Tokens, Where
 
 
+@runtime_checkable
 class CanvasDenoiser(Protocol):
     """What the loop asks of a network: logits `[B, C, V]` about the canvas's own positions."""
 
     def denoise(self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any) -> Logits: ...
 
 
+@runtime_checkable
+class ShadowDenoiser(CanvasDenoiser, Protocol):
+    """The same with a second answer from the same call: logits `[B, C, V]` of shadows, each blind to its own position.
+
+    masks int64 `[B, C]`: what stands in a shadow's place. Only rules that need `shadow` ask for it.
+    """
+
+    def denoise_with_shadow(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, masks: Tokens
+    ) -> tuple[Logits, Logits]: ...
+
+
 class Step(NamedTuple):
-    """One call and what followed from it. `running` bool `[B]`: the rows that took part."""
+    """One call and what followed from it. `running` bool `[B]`: the rows that took part; positions: computed, a row."""
 
     number: int
     canvas: Canvas
     proposal: Proposal
     running: Tensor
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -47,50 +61,95 @@ class Sampler:
     decoding: Decoding
     banned: tuple[int, ...] = ()
 
-    def propose(self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Tokens | None) -> Proposal:
-        """One call of the denoiser, made into a proposal. s `[B]`: the level after this step."""
-        temperature = self.decoding.temperature
-        logits = self.denoiser.denoise(canvas.tokens, canvas.positions, canvas.valid, cache).to(torch.float64)
-        illegal = [i for i in {*self.banned, self.process.mask_id} if i is not None]
-        logits[..., illegal] = -torch.inf
-        probs = logits.softmax(-1)
+    def __post_init__(self) -> None:
+        for rule in self.decoding.rules:
+            if "shadow" in rule.needs and not isinstance(self.denoiser, ShadowDenoiser):
+                raise ValueError(f"{rule.name} needs a shadow pass, which {type(self.denoiser).__name__} does not have")
+
+    def propose(self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None) -> Proposal:
+        """One call of the denoiser, made into a proposal with what the rules need. s `[B]`: the level after this step."""
+        needs, accept = self.decoding.needs, self.decoding.accept
+        logits, shadow = self._logits(canvas, cache, draws, "shadow" in needs)
         argmax = logits.argmax(-1)
-        warm = probs if temperature in (0.0, 1.0) else (logits / temperature).softmax(-1)
-        uniform = draws.uniform("token", canvas.positions)
-        if self.decoding.accept.from_posterior:
-            tokens = categorical(self.process.posterior(canvas.tokens, warm, s, canvas.level), uniform)
+        temperature = self.decoding.temperature
+        heat: float | Tensor
+        if callable(temperature):
+            heat = temperature(canvas.level)[:, None, None].to(logits.device)
+            drawn = True
         else:
-            tokens = argmax if temperature == 0 else categorical(warm, uniform)
+            heat, drawn = temperature, temperature > 0
+        warm: Probs | None = None
+        if drawn or accept.from_posterior or "entropy" in needs:
+            warm = (logits / heat if drawn else logits).softmax(-1)
+        tokens = argmax
+        if drawn or accept.from_posterior:
+            assert warm is not None
+            law = self.process.posterior(canvas.tokens, warm, s, canvas.level) if accept.from_posterior else warm
+            tokens = categorical(law, draws.uniform("token", canvas.positions))
+        norm = logits.logsumexp(-1, keepdim=True)
+        probs = (logits - norm).exp() if "kl" in needs else None
 
-        def chance(ids: Tokens) -> Tensor:
-            return probs.gather(-1, ids[..., None])[..., 0]
+        def chance(ids: Tokens, logits: Logits = logits, norm: Tensor = norm) -> Tensor:
+            return (logits.gather(-1, ids[..., None]) - norm).exp()[..., 0]
 
-        entropy = -torch.xlogy(warm, warm).sum(-1)
-        return Proposal(tokens, argmax, chance(tokens), entropy, chance(canvas.tokens), previous)
+        return Proposal(
+            tokens,
+            argmax,
+            chance(tokens),
+            -torch.xlogy(warm, warm).sum(-1) if warm is not None and "entropy" in needs else None,
+            chance(canvas.tokens),
+            _remember(previous, self.decoding.memory),
+            margin=-(logits.topk(2, -1).values - norm).exp().diff(dim=-1)[..., 0] if "margin" in needs else None,
+            kl=_kl_to(previous, probs) if probs is not None else None,
+            shadow=None if shadow is None else chance(canvas.tokens, shadow, shadow.logsumexp(-1, keepdim=True)),
+            open=canvas.open,
+            probs=probs,
+        )
+
+    def _logits(self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool) -> tuple[Logits, Logits | None]:
+        """What the network says, ids that are never legal ruled out: float64 `[B, C, V]`, and the shadow's."""
+        place = canvas.tokens, canvas.positions, canvas.valid, cache
+        both: tuple[Logits, ...]
+        if with_shadow:
+            assert isinstance(self.denoiser, ShadowDenoiser)
+            mask = self.process.mask_id
+            noise = self.process.prior(canvas.tokens.shape, draws, canvas.positions)
+            masks = noise if mask is None else torch.full_like(noise, mask)
+            both = self.denoiser.denoise_with_shadow(*place, masks)
+        else:
+            both = (self.denoiser.denoise(*place),)
+        illegal = [i for i in {*self.banned, self.process.mask_id} if i is not None]
+        both = tuple(logits.to(torch.float64) for logits in both)
+        for logits in both:
+            logits[..., illegal] = -torch.inf
+        return both[0], both[1] if with_shadow else None
 
     def steps(self, canvas: Canvas, cache: Any, draws: Draws) -> Iterator[Step]:
         """Work on `canvas` in place, one denoiser call a step, at most `num_steps`; a row with nothing open does not start."""
-        grid = self.process.schedule.grid(self.decoding.num_steps)
-        start = canvas.level  # a draft's grid runs from its own level down to 0
+        decoding = self.decoding
+        make = decoding.levels or Schedule.grid
+        levels = make(self.process.schedule, decoding.num_steps)
+        start = canvas.level  # a draft's levels run from its own down to 0
+        positions = canvas.tokens.shape[1] * (2 if "shadow" in decoding.needs else 1)
         running = ~canvas.done()
-        previous: Tokens | None = None
-        for index in range(self.decoding.num_steps):
+        previous: Proposal | None = None
+        for index in range(decoding.num_steps):
             if not bool(running.any()):
                 return
-            s = torch.where(running, start * float(grid[index + 1]), canvas.level)
+            s = torch.where(running, start * float(levels[index + 1]), canvas.level)
             here = draws.at(step=index)
             proposal = self.propose(canvas, cache, here, s, previous)
-            accept = self.decoding.accept(proposal, canvas, s, here) & running[:, None]
+            accept = decoding.accept(proposal, canvas, s, here) & running[:, None]
             canvas.accept(proposal.tokens, accept, proposal.confidence, index)
-            if self.decoding.accept.from_posterior:
+            if decoding.accept.from_posterior:
                 self._reopen(canvas, accept, s)
-            canvas.renoise(self.decoding.renoise(proposal, canvas, s, here) & running[:, None], self.process, s, here)
+            canvas.renoise(decoding.renoise(proposal, canvas, s, here) & running[:, None], self.process, s, here)
             canvas.level = s
-            stopping = self.decoding.stop(proposal, canvas, s, here) | (s <= 0)
-            unsettled = canvas.open & (stopping & running)[:, None]
-            canvas.accept(proposal.argmax, unsettled, proposal.confidence, index)
-            yield Step(index, canvas, proposal, running)
-            previous, running = proposal.argmax, running & ~stopping
+            stopping = running & (decoding.stop(proposal, canvas, s, here) | (s <= 0))
+            settled = decoding.settle(proposal, canvas, s, here) & stopping[:, None]
+            canvas.accept(proposal.argmax, settled, proposal.confidence, index)
+            yield Step(index, canvas, proposal, running, positions)
+            previous, running = proposal, running & ~stopping
 
     def _reopen(self, canvas: Canvas, where: Where, s: Tensor) -> None:
         """After a draw from the posterior a position is noise if it looks so; uniform noise cannot tell before level 0."""
@@ -103,3 +162,17 @@ class Sampler:
         for _ in self.steps(canvas, cache, draws):
             pass
         return canvas
+
+
+def _remember(proposal: Proposal | None, depth: int) -> Proposal | None:
+    """The last `depth` proposals, without what only the next step needs."""
+    if proposal is None or depth == 0:
+        return None
+    return proposal._replace(previous=_remember(proposal.previous, depth - 1), probs=None)
+
+
+def _kl_to(previous: Proposal | None, probs: Probs) -> Tensor:
+    """KL(probs || the step before), float64 `[B, C]`; infinite when there is none."""
+    if previous is None or previous.probs is None:
+        return probs.new_full(probs.shape[:-1], torch.inf)
+    return (torch.xlogy(probs, probs) - torch.xlogy(probs, previous.probs)).sum(-1)
