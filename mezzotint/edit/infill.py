@@ -40,7 +40,7 @@ _POSITIONS = 1024  # of one forward while lengths are searched: its logits are t
 class Hole:
     """A filled hole: characters `start:end` of the result. length: its tokens; found: was that searched for?
 
-    confidence: geometric mean of the probabilities with which its tokens were accepted.
+    confidence: geometric mean of the probabilities its tokens had when they were last accepted.
     """
 
     start: int
@@ -281,7 +281,7 @@ def infill(
         raw = engine.tokenizer.decode_bytes([ids[i] for i in inside.tolist()])
         fill = raw[1 if blanks.spaced[number] else 0 :].decode("utf-8", "replace")
         sure = float(confidence[inside].clamp(min=1e-300).log().mean().exp())
-        holes.append(Hole(len(result), len(result) + len(fill), fill, length, wanted[number] is None, round(sure, 4)))
+        holes.append(Hole(len(result), len(result) + len(fill), fill, length, wanted[number] is None, sure))
         result += fill + pieces[number + 1]
     return Infilled(result, holes, blanks.trace)
 
