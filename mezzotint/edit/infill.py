@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,6 +105,14 @@ class _Spaced:
         return logits
 
 
+class Look(NamedTuple):
+    """What one call says of a hole of some length, in nats: hole `[n, V]`, log-probabilities of its places; right `[w]`,
+    those of the given tokens next to it that the call did not see."""
+
+    hole: Tensor
+    right: Tensor
+
+
 @dataclass
 class Blanks:
     """A text with holes as ids, for a length finder to ask about. `lengths`: what the holes have now, in tokens.
@@ -134,8 +142,11 @@ class Blanks:
         """Tokens that the holes may have together."""
         return self.engine.denoiser.config.max_length - self.start - sum(map(len, self.given))
 
-    def blank(self, rows: Sequence[Sequence[int]]) -> tuple[Canvas, Tensor]:
-        """A canvas row for every list of hole lengths, the holes all noise; and each place's hole, -1 elsewhere."""
+    def blank(self, rows: Sequence[Sequence[int]], hidden: Sequence[Sequence[int]] = ()) -> tuple[Canvas, Tensor]:
+        """A canvas row for every list of hole lengths, the holes all noise; and each place's hole, -1 elsewhere.
+
+        hidden: for every row, further places that are noise.
+        """
         ids: list[list[int]] = []
         holes: list[list[int]] = []
         for lengths in rows:
@@ -146,6 +157,9 @@ class Blanks:
                 owner += [number] * length + [-1] * len(after)
             ids.append(row)
             holes.append(owner)
+        for row, places in zip(ids, hidden, strict=False):
+            for place in places:
+                row[place] = -1
         width = max(map(len, ids))
         forced = torch.tensor([row + [0] * (width - len(row)) for row in ids])
         starts = torch.full((len(rows),), self.start)
@@ -153,14 +167,34 @@ class Blanks:
         canvas.valid = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
         return canvas, torch.tensor([owner + [-1] * (width - len(owner)) for owner in holes])
 
-    def log_probs(self, rows: Sequence[Sequence[int]], hole: int) -> list[Tensor]:
-        """For every list of hole lengths, one call: log-probabilities of hole number `hole`, `[its length, V]`."""
-        canvas, holes = self.blank(rows)
+    def look(self, rows: Sequence[Sequence[int]], hole: int, window: int = 0) -> list[Look]:
+        """One call for every list of hole lengths, all holes noise: what it says of hole number `hole` and beside it.
+
+        window: so many given tokens right of the hole (or as many as there are) are noise as well.
+        """
+        after = [token for piece in self.given[hole + 1 :] for token in piece][:window]
+        hidden = [self._right_of(lengths, hole)[: len(after)] for lengths in rows]
+        canvas, holes = self.blank(rows, hidden)
         logits = self._denoiser(holes).denoise(canvas.tokens, canvas.positions, canvas.valid, self._cache(canvas))
         logits[..., list(self.banned)] = -torch.inf
+        looks = []
         for i in range(len(rows)):
             self._record(canvas, i, i)
-        return [logits[i, holes[i] == hole].log_softmax(-1) for i in range(len(rows))]
+            right = logits[i, hidden[i]].log_softmax(-1)
+            told = right.gather(-1, torch.tensor(after, dtype=torch.int64)[:, None])[:, 0]
+            looks.append(Look(logits[i, holes[i] == hole].log_softmax(-1), told))
+        return looks
+
+    def _right_of(self, lengths: Sequence[int], hole: int) -> list[int]:
+        """Indices of the given tokens right of a hole."""
+        places: list[int] = []
+        at = len(self.given[0])
+        for number, length in enumerate(lengths):
+            at += length
+            if number >= hole:
+                places += range(at, at + len(self.given[number + 1]))
+            at += len(self.given[number + 1])
+        return places
 
     def next_block(self) -> None:
         """Number the coming frames as another piece of work."""
@@ -208,24 +242,34 @@ class Blanks:
 LengthFinder = Callable[[Blanks, int], int]  # (the text as it stands, number of the hole) -> its length in tokens
 
 
-def certainty(log_probs: Tensor) -> float:
-    """What a length is worth, from one call about the hole while it is all noise: mean of log max p, nats a token.
+def fit(look: Look) -> float:
+    """What a length is worth: how well the text right of the hole stands where that length puts it, in nats.
 
-    Where a hole has the length of what belongs there, both ends tell its places what they are; in one too long or too
-    short the two sides disagree about each place, and its distribution flattens. The sum over places is the
-    log-probability of the likeliest fill with places taken as independent, which falls with every token added; its
-    mean is the length normalisation of beam search (Wu et al., arXiv 1609.08144, exponent 1). log_probs `[n, V]`.
+    By Bayes' rule, with every length as likely before, p(length | text) grows as p(tokens right of the hole | the rest,
+    length). One call has them all as noise at once and takes them as independent. Where nothing stands on the right there
+    is nothing to fit, and `certainty` decides.
     """
-    return float(log_probs.max(-1).values.mean())
+    return float(look.right.sum()) if len(look.right) else certainty(look)
 
 
-def search(max_length: int = 16, score: Callable[[Tensor], float] = certainty) -> LengthFinder:
+def certainty(look: Look) -> float:
+    """Another: mean of log max p over the hole, nats a token: how sure the network is of the likeliest fill.
+
+    The sum is that fill's log-probability with places taken as independent, which falls with every token added; its mean
+    is beam search's length normalisation (Wu et al., arXiv 1609.08144, exponent 1). It leans to short holes (docs/log.md).
+    """
+    return float(look.hole.max(-1).values.mean())
+
+
+def search(max_length: int = 16, score: Callable[[Look], float] = fit, window: int = 8) -> LengthFinder:
     """Try every length from 1 to `max_length` (or as many as the context holds): one call each, the best score wins.
 
-    Of equal scores the shorter wins.
+    window: given tokens right of the hole that the call does not see, for `fit`. Of equal scores the shorter wins.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; it must be at least 1 token")
+    if window < 0:
+        raise ValueError(f"window is {window}; it must be at least 0 tokens")
 
     def find(blanks: Blanks, hole: int) -> int:
         others = sum(blanks.lengths) - blanks.lengths[hole]
@@ -234,7 +278,7 @@ def search(max_length: int = 16, score: Callable[[Tensor], float] = certainty) -
         together = max(1, _POSITIONS // (sum(map(len, blanks.given)) + others + most))
         scores: list[float] = []
         for first in range(0, len(rows), together):
-            scores += map(score, blanks.log_probs(rows[first : first + together], hole))
+            scores += map(score, blanks.look(rows[first : first + together], hole, window))
         return 1 + max(range(len(scores)), key=scores.__getitem__)
 
     return find

@@ -7,8 +7,8 @@ import torch
 from checkpoints import tiny_checkpoint
 
 import mezzotint as mz
-from mezzotint.edit.infill import certainty, infill, search, split_holes
-from mezzotint.sampler.canvas import GIVEN
+from mezzotint.edit.infill import Look, certainty, fit, infill, search, split_holes
+from mezzotint.sampler.canvas import GIVEN, OPEN
 from mezzotint.sampler.decoding import POLICIES
 
 TRICKY = "The [[2]] <|im_end|>\r\n\tna\u00efve \U0001f600 [[ ]]of \\[[3]] and \x00 [[1]] \\\\[[ ]][[2]]"
@@ -27,26 +27,18 @@ def engine_of(folder, **facts):
 
 
 class Scripted:
-    """Knows which ids belong between the given pieces: sure of them in a hole of their length, vague in any other."""
+    """Knows one text by heart: at every place it is sure of the token that stands there in it."""
 
-    def __init__(self, model, given, answers):
-        self.config, self.shift, self.given, self.answers = model.config, 0, given, answers
+    def __init__(self, model, truth):
+        self.config, self.shift, self.truth = model.config, 0, truth
 
     def new_cache(self, rows, capacity):
         return None
 
     def denoise(self, tokens, positions, valid, cache):
         logits = torch.zeros(*tokens.shape, self.config.vocab_size)
-        for row in range(len(tokens)):
-            ids = tokens[row, valid[row]].tolist()
-            at = len(self.given[0])
-            for answer, piece in zip(self.answers, self.given[1:], strict=True):
-                end = next(i for i in range(at, len(ids) + 1) if ids[i : i + len(piece)] == piece)
-                if not piece:
-                    end = len(ids)
-                for place, token in enumerate(answer[: end - at]):
-                    logits[row, at + place, token] = 9.0 if end - at == len(answer) else 3.0
-                at = end + len(piece)
+        for place, token in enumerate(self.truth[: tokens.shape[1]]):
+            logits[:, place, token] = 9.0
         return logits
 
 
@@ -55,7 +47,8 @@ def test_a_denoiser_that_knows_the_text_finds_lengths_and_fills_exactly(folder):
     encode = engine.tokenizer.encode
     given = [encode("Zed"), encode(" was QX"), encode(", JK"), encode("!")]
     answers = [encode(" the kid"), encode("zyx"), encode(" anything else")]
-    engine.denoiser = Scripted(engine.denoiser, given, answers)
+    whole = [token for pair in zip(given, [*answers, []], strict=True) for piece in pair for token in piece]
+    engine.denoiser = Scripted(engine.denoiser, whole)
     result = infill(engine, f"Zed [[ ]] was QX[[{len(answers[1])}]], JK [[ ]]!", max_length=12)
     assert result.text == "Zed the kid was QXzyx, JK anything else!"
     assert [hole.text for hole in result.holes] == ["the kid", "zyx", "anything else"]
@@ -96,35 +89,46 @@ def test_on_random_weights_the_given_text_is_untouched_and_seeds_repeat(folder, 
         assert again.text == result.text and again.num_calls == result.num_calls
 
 
-def test_a_length_scores_the_same_alone_and_beside_others(folder):
-    for shift in (0, 1):
-        engine = engine_of(folder, shift=shift)
-        special = list(engine.tokenizer.specials.values())
-        seen = {}
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_length_looks_the_same_alone_and_beside_others(folder, shift):
+    engine = engine_of(folder, shift=shift)
+    special = list(engine.tokenizer.specials.values())
+    seen = {}
 
-        def watch(log_probs, seen=seen, special=special):
-            assert bool(log_probs[:, special].isneginf().all())  # what cannot be written is no evidence for a length
-            seen.setdefault(len(log_probs), []).append(log_probs)
-            return certainty(log_probs)
+    def watch(look):
+        assert bool(look.hole[:, special].isneginf().all())  # what cannot be written is no evidence for a length
+        assert look.right.shape == (3,) and bool(look.right.isfinite().all())
+        seen.setdefault(len(look.hole), []).append(look)
+        return fit(look)
 
-        infill(engine, "The [[ ]] and a thing.", find_length=search(5, watch))
-        for most in (1, 2, 3, 4):
-            infill(engine, "The [[ ]] and a thing.", find_length=search(most, watch))
-        for length, found in seen.items():
-            assert len(found) == 6 - length or length == 5
-            for other in found:
-                torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
+    for most in (5, 4, 3, 2, 1):
+        infill(engine, "The [[ ]] an[[1]]d.", find_length=search(most, watch, window=3))
+    for length, found in seen.items():
+        assert len(found) == 6 - length
+        for other in found:
+            torch.testing.assert_close(other.hole, found[0].hole, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(other.right, found[0].right, atol=1e-4, rtol=1e-4)
 
 
-def test_certainty_is_the_mean_log_probability_of_the_likeliest_fill():
+def test_the_window_hides_given_tokens_on_the_right_across_holes(folder):
+    engine = engine_of(folder)
+    frames = infill(engine, "QX[[ ]]Z[[2]]JK", find_length=search(2, window=2)).trace.frames
+    hidden = [[number for number, s in enumerate(frame.status) if s == OPEN] for frame in frames[:2]]
+    assert hidden == [[2, 3, 4, 5, 6], [2, 3, 4, 5, 6, 7]]  # hole, Z, hole of two, J; K is in view
+
+
+def test_scores_are_what_they_say():
     law = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
-    assert certainty(law) == pytest.approx((torch.tensor([0.5, 0.8]).log().sum() / 2).item())
+    right = torch.tensor([-1.0, -2.5])
+    sure = (torch.tensor([0.5, 0.8]).log().sum() / 2).item()
+    assert fit(Look(law, right)) == -3.5
+    assert certainty(Look(law, right)) == pytest.approx(sure) and fit(Look(law, right[:0])) == pytest.approx(sure)
 
 
 def test_equal_scores_take_the_shorter_and_the_best_length_wins(folder):
     engine = engine_of(folder)
-    even = infill(engine, "a [[ ]] b", find_length=search(4, lambda log_probs: 0.0))
-    third = infill(engine, "a [[ ]] b", find_length=search(4, lambda log_probs: -abs(len(log_probs) - 3)))
+    even = infill(engine, "a [[ ]] b", find_length=search(4, lambda look: 0.0))
+    third = infill(engine, "a [[ ]] b", find_length=search(4, lambda look: -abs(len(look.hole) - 3)))
     assert even.holes[0].length == 1 and third.holes[0].length == 3
 
 
