@@ -21,8 +21,18 @@ from mezzotint.draws import Draws
 from mezzotint.recipes import tiny
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import (
-    Decoding, Rule, above, all_accepted, changed_mind, edits_settled, entropy_bound_everywhere, last_step, mean_entropy,
-    stable, the_others, top,
+    Decoding,
+    Rule,
+    above,
+    all_accepted,
+    changed_mind,
+    edits_settled,
+    entropy_bound_everywhere,
+    last_step,
+    mean_entropy,
+    stable,
+    the_others,
+    top,
 )  # fmt: skip
 from mezzotint.sampler.loop import Sampler
 from mezzotint.train.data import data_folder
@@ -86,7 +96,8 @@ def main() -> None:
     for name in STOPS:
         spent = torch.tensor(calls[name], dtype=torch.float64)
         curves[name] = [
-            (float(spent[bins == i].mean()), float(spent[bins == i].std()) / int((bins == i).sum()) ** 0.5) for i in range(BINS)
+            (float(spent[bins == i].mean()), float(spent[bins == i].std()) / int((bins == i).sum()) ** 0.5)
+            for i in range(BINS)
         ]
         varied = float(torch.corrcoef(torch.stack((spreads, spent)))[0, 1]) if spent.std() > 0 else 0.0
         table.append([name, *(f"{mean:.1f}" for mean, _ in curves[name]), varied, sum(right[name]) / len(right[name])])
@@ -108,7 +119,9 @@ def draw(middles: list[float], curves: dict[str, list[tuple[float, float]]], pat
 
     figure, axis = plt.subplots(figsize=(7.5, 4.4), constrained_layout=True)
     for marker, (name, points) in zip("os^Dv*P", curves.items(), strict=True):
-        axis.errorbar(middles, [m for m, _ in points], [1.96 * e for _, e in points], marker=marker, capsize=2, label=name)
+        axis.errorbar(
+            middles, [m for m, _ in points], [1.96 * e for _, e in points], marker=marker, capsize=2, label=name
+        )
     axis.set_xlabel("entropy of the block's text, nats a token")
     axis.set_ylabel(f"calls a block of {SIZE}")
     axis.set_ylim(bottom=0)

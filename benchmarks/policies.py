@@ -75,7 +75,9 @@ def spans(row: list[int], r: random.Random) -> list[tuple[int, int]]:
     return found
 
 
-def fill_holes(checkpoint: mz.Checkpoint, denoiser: mz.Denoiser, rows: list[list[int]], decoding: Decoding) -> list[float]:
+def fill_holes(
+    checkpoint: mz.Checkpoint, denoiser: mz.Denoiser, rows: list[list[int]], decoding: Decoding
+) -> list[float]:
     """Exact matches, holes, right tokens, hidden tokens, calls."""
     r = random.Random(3)
     banned = tuple(sorted(checkpoint.tokenizer.specials.values()))
@@ -121,7 +123,9 @@ def continuations(
     out: list[list[int]] = [[] for _ in rows]
     calls = 0
     most = tiny.LENGTH - max(map(len, prompts))
-    for frame in block_frames(sampler, denoiser, prompts, most, Draws.of(list(range(len(rows)))), stop_ids=frozenset({end})):
+    for frame in block_frames(
+        sampler, denoiser, prompts, most, Draws.of(list(range(len(rows)))), stop_ids=frozenset({end})
+    ):
         out[frame.row] += frame.tokens[: frame.committed]
         calls += frame.calls
     return [text[:-1] if text and text[-1] == end else text for text in out], sum(map(len, out)) / calls
@@ -150,7 +154,9 @@ def draw(rows: list[list[object]], path: str) -> None:
     names = list(dict.fromkeys(str(row[0]) for row in rows))
     colours = plt.get_cmap("tab20")
     markers = "os^Dv<>Ph*XpdH8"
-    for axis, (x, y, label) in zip(axes, ((4, 2, "exact match of a hole"), (6, 7, "nats a character under the base")), strict=True):
+    for axis, (x, y, label) in zip(
+        axes, ((4, 2, "exact match of a hole"), (6, 7, "nats a character under the base")), strict=True
+    ):
         for number, name in enumerate(names):
             points = sorted((float(row[x]), float(row[y])) for row in rows if row[0] == name)  # type: ignore[arg-type]
             style = "-" if len(points) > 1 else ""
@@ -196,7 +202,16 @@ def main() -> None:
             low, high = wilson(int(hits), int(holes))
             texts, speed = continuations(checkpoint, denoiser, some, decoding)
             rows.append(
-                [policy, dial, hits / holes, f"{low:.3f} to {high:.3f}", hidden / calls, right / hidden, speed, *quality(texts)]
+                [
+                    policy,
+                    dial,
+                    hits / holes,
+                    f"{low:.3f} to {high:.3f}",
+                    hidden / calls,
+                    right / hidden,
+                    speed,
+                    *quality(texts),
+                ]
             )
             print(*rows[-1], flush=True)
     head = [

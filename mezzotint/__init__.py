@@ -13,19 +13,23 @@ __version__ = "0.1.0"
 _HOME = {
     "Absorbing": "noise", "Canvas": "sampler.canvas", "Checkpoint": "checkpoints.load", "Decoding": "sampler.decoding",
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.rescore",
-    "Engine": "engine.engine", "Hybrid": "noise", "NoiseProcess": "noise", "Reply": "engine.request",
+    "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "NoiseProcess": "noise",
+    "Reply": "engine.request",
     "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
-    "Trace": "sampler.trace", "Uniform": "noise", "load": "checkpoints.load", "repair": "edit.repair", "revise": "edit.rescore",
+    "Trace": "sampler.trace", "Uniform": "noise", "infill": "edit.infill", "load": "checkpoints.load",
+    "repair": "edit.repair", "revise": "edit.rescore",
 }  # fmt: skip
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
-    "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "load", "repair", "revise",
+    "Infilled", "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "infill", "load", "repair",
+    "revise",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint, load
     from mezzotint.draws import Draws
+    from mezzotint.edit.infill import Infilled, infill
     from mezzotint.edit.repair import repair
     from mezzotint.edit.rescore import Edit, revise
     from mezzotint.engine.engine import Engine

@@ -11,16 +11,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+import typer.core
 
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
+    from mezzotint.engine.conversation import Conversation
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Request
+    from mezzotint.sampler.decoding import Decoding
     from mezzotint.sampler.trace import Trace
 
 app = typer.Typer(
@@ -29,15 +34,40 @@ app = typer.Typer(
 )  # fmt: skip
 
 FAILED, BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
+TWICE = 2.0  # seconds in which a second Ctrl-C ends a chat
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder, or a .gguf file.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
+Decode = Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+Policy = Annotated[str | None, typer.Option(help="Policy of diffusion: {policies}. It wins over --quality.")]
+Quality = Annotated[str | None, typer.Option(help="How many calls diffusion may spend: {qualities}.")]
+Raw = Annotated[
+    bool,
+    typer.Option("--raw", help="Continue the prompt itself, without the chat template; so it is without one anyway."),
+]
+TraceFile = Annotated[str | None, typer.Option("--trace", help="Save every call as JSON lines.")]
+ShowSummary = Annotated[bool, typer.Option("--summary", help="Calls, speed and memory on stderr.")]
 
 
 class BadInput(Exception):
     """The user's input cannot be used; the message says why and what can."""
+
+
+class NamesInHelp(typer.core.TyperCommand):
+    """A verb whose --help lists the policies: they live beside torch, so they are read only when help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from mezzotint.sampler.decoding import POLICIES
+        from mezzotint.sampler.quality import QUALITY
+
+        for parameter in self.params:
+            text = getattr(parameter, "help", None) or ""
+            text = text.replace("{policies}", ", ".join(POLICIES)).replace("{qualities}", ", ".join(QUALITY))
+            parameter.help = text  # type: ignore[attr-defined]  # both kinds of parameter have one
+        super().format_help(ctx, formatter)
 
 
 def reporting(verb: Verb) -> Verb:
@@ -122,52 +152,76 @@ def _hidden(checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset(checkpoint.tokenizer.eos_ids)
 
 
+def _policy(decode: str, policy: str | None, quality: str | None) -> str | Decoding:
+    """What --policy and --quality ask for; a note where the decoder takes no notice of them."""
+    from mezzotint.sampler.quality import QUALITY
+
+    if quality is not None and quality not in QUALITY:
+        raise BadInput(f"unknown quality {quality!r}; known: {', '.join(QUALITY)}")
+    if decode in ("ar", "verified") and (quality or policy):
+        given = " and ".join(name for name, value in (("--policy", policy), ("--quality", quality)) if value)
+        _note(f"{given} changes diffusion only; {decode} gives the model's own left-to-right text")
+    if policy is None:
+        return QUALITY[quality]() if quality else "threshold"
+    return policy
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _raw_if_untaught(request: Request, engine: Engine) -> Request:
+    """A model without a chat template continues the text itself: there is nothing else it could do with a prompt."""
+    return request if engine.tokenizer.chat_template is not None else replace(request, raw=True)
+
+
 # -- verbs ----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=NamesInHelp)
 @reporting
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
     model: ModelName = "default",
-    decode: Annotated[
-        str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")
-    ] = "verified",
+    decode: Decode = "verified",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    temperature: Temperature = 0.0,
     seed: Seed = 0,
     draft: Annotated[str, typer.Option(help="Drafts of verified: fixed-point, random or text.")] = "fixed-point",
     draft_file: Annotated[str | None, typer.Option(help="The text that --draft text expects.")] = None,
     draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 4,
-    policy: Annotated[
-        str, typer.Option(help="Policy of diffusion: threshold, entropy, top, left-to-right, ancestral.")
-    ] = "threshold",
+    policy: Policy = None,
+    quality: Quality = None,
     lock: Annotated[
         list[str] | None,
         typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt itself, without the chat template.")] = False,
+    raw: Raw = False,
     json_output: Json = False,
-    trace_file: Annotated[str | None, typer.Option("--trace", help="Save every call as JSON lines.")] = None,
-    show_summary: Annotated[bool, typer.Option("--summary", help="Calls, speed and memory on stderr.")] = False,
+    trace_file: TraceFile = None,
+    show_summary: ShowSummary = False,
 ) -> None:
     """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone."""
     from mezzotint.engine.request import Request
 
     draft_text = read_text(draft_file) if draft_file else ""
     request = Request(
-        argument_text(prompt, "the prompt"), raw, decode, max_tokens, temperature, seed, draft, draft_text, draft_length,  # type: ignore[arg-type]  # checked by Request
-        policy, dict(map(_lock, lock or [])),
+        argument_text(prompt, "the prompt"), raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
+        seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
+        policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])),
     )  # fmt: skip
     engine, load_seconds = _load(model)
-    _warn_untrained(engine, request)
-    trace, text, reason, seconds = _run(engine, request, quiet=json_output)
+    request = _raw_if_untaught(request, engine)
+    if request.decode == "diffusion":
+        _warn_untrained(engine)
+    answer = _run(engine, request, quiet=json_output)
+    trace, seconds = answer.trace, answer.seconds
     if trace_file:
         trace.save(trace_file)
     line = _summary(trace, seconds, load_seconds)
     if json_output:
         print(json.dumps({
-            "text": text, "finish_reason": reason, "tokens": trace.num_tokens, "calls": trace.num_calls,
+            "text": answer.text, "finish_reason": answer.reason, "tokens": trace.num_tokens, "calls": trace.num_calls,
             "tokens_per_call": trace.tokens_per_call, "positions": trace.num_positions, "seconds": seconds,
             "load_seconds": load_seconds, "peak_bytes": _peak_bytes(), "seed": seed, "decode": decode,
         }, ensure_ascii=False))  # fmt: skip
@@ -180,12 +234,9 @@ def _lock(value: str) -> tuple[int, str]:
     return (int(head), rest) if colon and head.isdigit() else (0, value)
 
 
-def _warn_untrained(engine: Engine, request: Request) -> None:
-    if request.decode == "diffusion" and not engine.checkpoint.facts.trained_canvas:
-        print(
-            f"note: {engine.checkpoint.name} has not learnt to denoise; diffusion gives broken text, verified does not",
-            file=sys.stderr,
-        )
+def _warn_untrained(engine: Engine, instead: str = "diffusion gives broken text, verified does not") -> None:
+    if not engine.checkpoint.facts.trained_canvas:
+        _note(f"{engine.checkpoint.name} has not learnt to denoise; {instead}")
 
 
 def _summary(trace: Trace, seconds: float, load_seconds: float) -> str:
@@ -194,15 +245,25 @@ def _summary(trace: Trace, seconds: float, load_seconds: float) -> str:
     return summary(trace, seconds, load_seconds, _peak_bytes())
 
 
-def _run(engine: Engine, request: Request, quiet: bool = False) -> tuple[Trace, str, str, float]:
-    """Decode and show: in place on a terminal, committed text on a pipe, nothing when quiet."""
+@dataclass
+class Answer:
+    """What has come of a request so far: whole at the end, the committed part when it was stopped."""
+
+    trace: Trace
+    text: str = ""
+    reason: str = "length"
+    seconds: float = 0.0
+
+
+def _run(engine: Engine, request: Request, quiet: bool = False, answer: Answer | None = None) -> Answer:
+    """Decode and show: in place on a terminal, committed text on a pipe, nothing when quiet. Fills `answer` as it goes."""
     from rich.console import Console
 
     from mezzotint.engine.request import Finished, Text
     from mezzotint.render import Painter
     from mezzotint.sampler.trace import Frame, Trace
 
-    trace, text, reason = Trace(engine.header(request)), "", "length"
+    answer = answer or Answer(Trace(engine.header(request)))
     began = time.perf_counter()
     decode = engine.tokenizer.decode
     mask_id = engine.checkpoint.facts.mask_id
@@ -212,24 +273,113 @@ def _run(engine: Engine, request: Request, quiet: bool = False) -> tuple[Trace, 
     try:
         for event in engine.stream(request):
             if isinstance(event, Frame):
-                trace.add(event)
+                answer.trace.add(event)
                 if painter:
                     painter.show(event.tokens, event.status, event.committed)
             elif isinstance(event, Text):
-                text += event.piece
+                answer.text += event.piece
                 if not painter and not quiet:
                     sys.stdout.write(event.piece)
                     sys.stdout.flush()
             elif isinstance(event, Finished):
-                reason = event.reason
-        if painter:
-            painter.settle()
+                answer.reason = event.reason
     finally:
+        answer.seconds = time.perf_counter() - began
         if painter:
+            if answer.trace.frames:
+                painter.settle()
             painter.__exit__()
     if not painter and not quiet:
         sys.stdout.write("\n")
-    return trace, text, reason, time.perf_counter() - began
+    return answer
+
+
+@app.command(cls=NamesInHelp)
+@reporting
+def chat(
+    model: ModelName = "default",
+    decode: Decode = "verified",
+    policy: Policy = None,
+    quality: Quality = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    system: Annotated[str, typer.Option(help="What the model is told before the first message.")] = "",
+) -> None:
+    """Talk in turns, a line each. /reset forgets them, /exit or Ctrl-D ends; Ctrl-C stops an answer, twice it ends.
+
+    On a pipe, too: every line is a turn, and the answers alone go to stdout.
+    """
+    from mezzotint.engine.conversation import Conversation
+    from mezzotint.engine.request import Request
+
+    settings = Request(
+        "-", decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
+        policy=_policy(decode, policy, quality),
+    )  # fmt: skip
+    engine, _ = _load(model)
+    if engine.tokenizer.chat_template is None:
+        raise BadInput(f"{engine.checkpoint.name} has no chat template to chat by; mezzotint generate continues text")
+    if decode == "diffusion":
+        _warn_untrained(engine)
+    talk = Conversation(engine, settings, system)
+    stopped = float("-inf")
+    while True:
+        try:
+            line = _next_line()
+            if line is None or line.strip() == "/exit":
+                return
+            if line.strip() == "/reset":
+                talk.reset()
+                _note("the turns are forgotten")
+            elif line.strip():
+                _turn(talk, line.strip())
+        except KeyboardInterrupt:
+            now = time.monotonic()
+            if now - stopped < TWICE:
+                raise
+            stopped = now
+            _note("stopped; Ctrl-C again ends the chat")
+
+
+def _next_line() -> str | None:
+    """The next line typed or piped, None at the end."""
+    if not sys.stdin.isatty():
+        data = sys.stdin.buffer.readline()
+        return _utf8(data, "the line") if data else None
+    with suppress(ImportError):
+        import readline  # noqa: F401  # lines can then be edited and recalled
+    if not sys.stdout.isatty():  # input() would write its prompt among the answers
+        print("> ", end="", file=sys.stderr, flush=True)
+    try:
+        return input("> " if sys.stdout.isatty() else "")
+    except EOFError:
+        print(file=sys.stderr)
+        return None
+
+
+def _turn(talk: Conversation, text: str) -> None:
+    """Answer one message. What was answered before an interruption stays part of the conversation."""
+    from mezzotint.sampler.trace import Trace
+
+    try:
+        request, dropped = talk.ask(text)
+        if dropped:
+            _note(f"the context is full; {dropped} of the oldest turns {'was' if dropped == 1 else 'were'} dropped")
+        answer = Answer(Trace())
+        try:
+            _run(talk.engine, request, answer=answer)
+        except KeyboardInterrupt:
+            if not sys.stdout.isatty():
+                print(flush=True)
+            raise
+        finally:
+            if answer.text:
+                talk.answered(text, answer.text)
+    except ValueError as error:
+        if not sys.stdin.isatty():
+            raise
+        print(f"mezzotint: {_sentence(error)}", file=sys.stderr)  # at a prompt, the next message may be better
 
 
 @app.command()
@@ -288,19 +438,78 @@ def _write_atomically(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-@app.command()
+@app.command(cls=NamesInHelp)
+@reporting
+def infill(
+    text: Annotated[
+        str, typer.Argument(help="Text with holes: [[ ]], or [[7]] for 7 tokens; - reads standard input.")
+    ] = "-",
+    model: ModelName = "default",
+    policy: Policy = None,
+    quality: Quality = None,
+    max_length: Annotated[int, typer.Option(help="Longest [[ ]] looked for, in tokens.")] = 16,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    json_output: Json = False,
+    trace_file: TraceFile = None,
+    show_summary: ShowSummary = False,
+) -> None:
+    r"""Fill the holes of a text, all together and seeing both sides; the rest stays as it is. \[[ ]] is no hole."""
+    from rich.console import Console
+
+    from mezzotint.edit.infill import infill, search, split_holes
+    from mezzotint.render import filled
+
+    source = argument_text(text, "the text")
+    split_holes(source)
+    find_length = search(max_length)
+    chosen = _policy("diffusion", policy, quality)
+    engine, load_seconds = _load(model)
+    _warn_untrained(engine, "what it fills in is broken text")
+    began = time.perf_counter()
+    result = infill(
+        engine, source, chosen, seed=seed, temperature=temperature, max_length=max_length, find_length=find_length
+    )
+    seconds = time.perf_counter() - began
+    if trace_file:
+        result.trace.save(trace_file)
+    if json_output:
+        print(json.dumps({
+            **result.to_json(), "positions": result.trace.num_positions, "seconds": seconds,
+            "load_seconds": load_seconds, "peak_bytes": _peak_bytes(), "seed": seed,
+        }, ensure_ascii=False))  # fmt: skip
+    elif sys.stdout.isatty():
+        Console(highlight=False).print(
+            filled(result.text, [(hole.start, hole.end) for hole in result.holes]), soft_wrap=True
+        )
+    else:
+        sys.stdout.write(result.text + ("" if text == "-" else "\n"))
+    if show_summary:
+        print(
+            f"{len(result.holes)} holes, {sum(hole.length for hole in result.holes)} tokens, {result.num_calls} calls, "
+            f"{seconds:.1f} s, load {load_seconds:.1f} s, peak memory {_peak_bytes() / 1e9:.2f} GB",
+            file=sys.stderr,
+        )
+
+
+@app.command(cls=NamesInHelp)
 @reporting
 def watch(
     prompt: Annotated[str, typer.Argument(help="A prompt; with --forward, the sentence to dissolve.")],
     forward: Annotated[bool, typer.Option("--forward", help="The forward process: watch the text dissolve.")] = False,
     noise: Annotated[str, typer.Option(help="With --forward: absorbing, uniform or hybrid.")] = "absorbing",
     steps: Annotated[int, typer.Option(help="With --forward: levels shown.")] = 8,
-    decode: Annotated[str, typer.Option(help="verified or diffusion.")] = "verified",
+    decode: Decode = "verified",
     draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 16,
-    policy: Annotated[str, typer.Option(help="Policy of diffusion.")] = "threshold",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Policy of diffusion: {policies}; several are shown side by side. It wins over --quality."),
+    ] = None,
+    quality: Quality = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 48,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    temperature: Temperature = 0.0,
     seed: Seed = 0,
+    raw: Raw = False,
     model: ModelName = "default",
 ) -> None:
     """Every step on its own line: text emerging from noise, or dissolving into it."""
@@ -313,17 +522,31 @@ def watch(
             console.print(line)
         return
     from mezzotint.engine.request import Request
-    from mezzotint.render import strip
+    from mezzotint.render import short_summary, show_strips, strip
 
-    request = Request(
-        text, decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed, draft_length=draft_length, policy=policy  # type: ignore[arg-type]  # checked by Request
-    )  # fmt: skip
+    names = list(dict.fromkeys(policy)) if policy else [None]
+    if len(names) > 1 and decode != "diffusion":
+        raise BadInput(f"{len(names)} policies are compared under --decode diffusion; {decode} follows none")
+    requests = [
+        Request(
+            text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
+            draft_length=draft_length, policy=_policy(decode, name, quality),
+        )
+        for name in names
+    ]  # fmt: skip
     engine, load_seconds = _load(model)
-    _warn_untrained(engine, request)
-    began = time.perf_counter()
-    trace = engine.generate(request)[0].trace
-    seconds = time.perf_counter() - began
-    for line in strip(trace, engine.tokenizer.decode, engine.checkpoint.facts.mask_id, _hidden(engine.checkpoint)):
+    if decode == "diffusion":
+        _warn_untrained(engine)
+    strips, mask_id, hidden = {}, engine.checkpoint.facts.mask_id, _hidden(engine.checkpoint)
+    for name, request in zip(names, requests, strict=True):
+        began = time.perf_counter()
+        trace = engine.generate(_raw_if_untaught(request, engine))[0].trace
+        seconds = time.perf_counter() - began
+        strips[str(name)] = strip(trace, engine.tokenizer.decode, mask_id, hidden), short_summary(trace)
+    if len(names) > 1:
+        show_strips(console, strips)
+        return
+    for line in strips[str(names[0])][0]:
         console.print(line)
     print(_summary(trace, seconds, load_seconds), file=sys.stderr)
 
@@ -413,6 +636,38 @@ def pull(
     if name != "default":
         raise BadInput(f"unknown model {name!r}; known: default")
     print(fetch(from_file=from_file))
+
+
+@app.command()
+@reporting
+def models(json_output: Json = False) -> None:
+    """The checkpoints that have a name. Nothing is fetched; folders and .gguf files need no name."""
+    from rich.console import Console
+
+    from mezzotint.checkpoints.load import KNOWN
+    from mezzotint.render import table
+
+    rows = [
+        {
+            "name": name, "what": known.title, "parameters": known.parameters, "noise": known.facts.noise,
+            "trained_canvas": known.facts.trained_canvas, "license": known.license,
+            "on_disk": None if (path := known.on_disk()) is None else str(path),
+        }
+        for name, known in KNOWN.items()
+    ]  # fmt: skip
+    if json_output:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    width = None if sys.stdout.isatty() else 10_000  # on a pipe a row is a line
+    Console(highlight=False, width=width).print(table([_model_row(row) for row in rows]))
+
+
+def _model_row(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": row["name"], "what": row["what"], "parameters": f"{row['parameters'] / 1e6:.1f} M", "noise": row["noise"],
+        "canvas": "trained" if row["trained_canvas"] else "not trained", "licence": row["license"],
+        "on disk": "yes" if row["on_disk"] else f"no: mezzotint pull {row['name']}",
+    }  # fmt: skip
 
 
 @app.command()

@@ -7,16 +7,18 @@ overwritten bold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN, OVERWRITTEN
 from mezzotint.sampler.trace import Trace
 
 MASK = "░░"
+NARROWEST = 30  # columns a strip needs to be read beside another
 STYLES = {GIVEN: "underline", OPEN: "dim italic", ACCEPTED: "", OVERWRITTEN: "bold"}
 Decode = Callable[[Sequence[int]], str]
 
@@ -85,6 +87,46 @@ def strip(
             line = spans(lambda run: decode(run).replace("\n", "⏎"), ids, status, mask_id, hidden)
             lines.append(line)
     return lines
+
+
+def show_strips(console: Console, strips: Mapping[str, tuple[Sequence[Text], str]]) -> None:
+    """Strips (heading -> lines, footer) beside each other, or under each other on a pipe and on a narrow terminal."""
+    if console.is_terminal and console.width >= NARROWEST * len(strips):
+        table = Table(expand=True, box=None, padding=(0, 1))
+        for heading in strips:
+            table.add_column(heading, ratio=1, overflow="fold")
+        for number in range(max(len(lines) for lines, _ in strips.values())):
+            table.add_row(*(lines[number] if number < len(lines) else "" for lines, _ in strips.values()))
+        table.add_section()
+        table.add_row(*(Text(footer, "bold") for _, footer in strips.values()))
+        console.print(table)
+        return
+    for number, (heading, (lines, footer)) in enumerate(strips.items()):
+        console.print(Text(("\n" if number else "") + f"# {heading}", "bold"))
+        for line in lines:
+            console.print(line, soft_wrap=not console.is_terminal)
+        console.print(Text(f"= {footer}", "bold"))
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Rows under their keys, which are the same in each."""
+    shown = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*row.values())
+    return shown
+
+
+def short_summary(trace: Trace) -> str:
+    """What a comparison of policies is about."""
+    return f"{trace.num_calls} calls, {trace.tokens_per_call:.2f} tokens/call"
+
+
+def filled(text: str, holes: Iterable[tuple[int, int]]) -> Text:
+    """A text whose filled holes (characters `start:end`) stand out."""
+    shown = Text(text)
+    for start, end in holes:
+        shown.stylize("bold", start, end)
+    return shown
 
 
 def summary(trace: Trace, seconds: float, load_seconds: float, peak_bytes: int) -> str:

