@@ -222,8 +222,8 @@ def main() -> None:
     if not args.only:
         draw(rows, str(path))
     lines = [
-        f"{args.holes} documents with holes, {len(some)} continued; all held out by source. The text itself: {reference[0]:.3f} nats a "
-        f"character, unigram entropy {reference[1]:.3f}, 4-grams repeated {reference[2]:.3f}.", "",
+        f"{args.holes} documents with holes, {len(some)} continued; all held out by source. The text itself: "
+        f"{reference[0]:.3f} nats a character, unigram entropy {reference[1]:.3f}, 4-grams repeated {reference[2]:.3f}.", "",
         *report.table(head, rows), "", "Drawn in docs/images/policies.svg.", "",
     ]  # fmt: skip
     report.write("policies" if not args.only else "policies-some", "Policies on the tiny model", lines)

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import report
 import torch
-from mezzotint.edit.infill import certainty
 from torch import Tensor
 
 import mezzotint as mz
 from mezzotint.alignment import growth_cap
 from mezzotint.draws import Draws
+from mezzotint.edit.infill import Look, fit
 from mezzotint.edit.repair import doubts, repair_tokens
 from mezzotint.eval.metrics import auroc, bootstrap, f_beta, repetition, unigram_entropy, wilson
 from mezzotint.model.denoiser import Denoiser
@@ -40,6 +40,7 @@ from mezzotint.train.data import data_folder
 
 MOST = 8  # tokens of a hole
 LONGEST = 12  # looked for
+WINDOW = 8  # tokens right of a hole that say which length fits
 RATES = (0.02, 0.05, 0.1)
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 ROWS = 50  # documents in one forward
@@ -142,18 +143,23 @@ def fill(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[
 
 
 def find_lengths(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[int]:
-    """Each hole's length by search: one call a candidate, the surest wins (`edit/infill.py`)."""
+    """Each hole's length by search, as `edit/infill.py` does: one call a candidate, the text on the right fits best at one."""
     found = []
+    mask = b.checkpoint.facts.mask_id
+    assert mask is not None
     for row, (start, length) in zip(rows, spans, strict=True):
         left, right = row[:start], row[start + length :]
-        mask = b.checkpoint.facts.mask_id
-        assert mask is not None
-        tried = [left + [mask] * n + right for n in range(1, LONGEST + 1)]
+        hidden = min(WINDOW, len(right))
+        tried = [left + [mask] * (n + hidden) + right[hidden:] for n in range(1, LONGEST + 1)]
         tokens, valid = pad_rows(tried, b.end)
         positions = torch.arange(tokens.shape[1]).expand_as(tokens)
         logits = b.denoiser.denoise(tokens, positions, valid, b.denoiser.new_cache(*tokens.shape)).double()
-        logits[..., b.banned] = -torch.inf
-        scores = [certainty(logits[n - 1, start : start + n].log_softmax(-1)) for n in range(1, LONGEST + 1)]
+        logits[..., list(b.checkpoint.facts.control_ids.values())] = -torch.inf
+        scores = []
+        for n in range(1, LONGEST + 1):
+            law = logits[n - 1, start : start + n + hidden].log_softmax(-1)
+            truth = torch.tensor(right[:hidden])
+            scores.append(fit(Look(law[:n], law[n:].gather(-1, truth[:, None])[:, 0])))
         found.append(1 + max(range(LONGEST), key=scores.__getitem__))
     return found
 

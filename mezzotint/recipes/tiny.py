@@ -136,13 +136,12 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
         some = rows.draw(count // 2 if streams else count, generator)
         bare = (torch.rand(len(some), generator=generator) < 0.5).tolist()
         some = [row[1:] if cut else row for row, cut in zip(some, bare, strict=True)]
-        clean, real = pad_rows(some, end)
         if objective == "ar":
-            return causal_batch(clean, real)
+            return causal_batch(*pad_rows(some, end))
         draws = Draws.of([rows.seed + index for index in range(len(some))]).at(step=step)
         if streams:
             size = BLOCKS[int(torch.randint(len(BLOCKS), (), generator=generator))]
-            return corruption.blocks(clean, real, size, draws, generator, ar=0.3)
+            return corruption.blocks(some, end, size, draws, generator, ar=0.3)
         return corruption.whole(some, end, draws, generator)
 
     return batch

@@ -100,20 +100,27 @@ class Corruption:
         return [*left, *([self.process.mask_id] * have), *right], [*left, *said, *right]
 
     def blocks(
-        self, clean: Tokens, real: Where, size: int, draws: Draws, generator: torch.Generator, ar: float
+        self, rows: Sequence[Sequence[int]], end: int, size: int, draws: Draws, generator: torch.Generator, ar: float
     ) -> Batch:
-        """Two streams: canvases of `size` at a random offset a row, one level each, and the clean text. ar: AR's weight."""
-        rows, length = clean.shape
-        offset = torch.randint(size, (rows,), generator=generator)
-        places = two_stream_places(length, size, rows, offset)
-        block = (torch.arange(length) - offset[:, None] % size + size) // size
-        level = self.levels((rows, int(block.max()) + 1), generator).gather(1, block)
-        noisy = self.process.corrupt(clean, level, real, draws)
-        causal = causal_batch(clean, real)
-        places = places._replace(valid=real.repeat(1, 2))
+        """Two streams: canvases of `size` at a random offset a row, one level each, and the clean text. ar: AR's weight.
+
+        The canvas that holds a row's last token goes on to its full size in `end` tokens: so a text may end anywhere in a
+        canvas, and what stands behind its end is learnt too.
+        """
+        clean, real = pad_rows([[*row, *[end] * (size - 1)] for row in rows], end)
+        length = clean.shape[1]
+        last = torch.tensor([len(row) - 1 for row in rows])[:, None]
+        offset = torch.randint(size, (len(rows),), generator=generator)
+        places = two_stream_places(length, size, len(rows), offset)
+        start = places.start[:, :length]
+        on_canvas, read = real & (start <= last), torch.arange(length) <= last
+        block = (start + size - 1) // size  # a number of its own for each canvas of a row
+        level = self.levels((len(rows), int(block.max()) + 1), generator).gather(1, block)
+        noisy = self.process.corrupt(clean, level, on_canvas, draws)
+        causal = causal_batch(clean, read)
         return Batch(
-            torch.cat((noisy, clean), 1), places, torch.cat((clean, causal.target), 1),
-            torch.cat((self._weight(noisy, clean, real), ar * causal.weight), 1),
+            torch.cat((noisy, clean), 1), places._replace(valid=torch.cat((on_canvas, read), 1)),
+            torch.cat((clean, causal.target), 1), torch.cat((self._weight(noisy, clean, on_canvas), ar * causal.weight), 1),
         )  # fmt: skip
 
     def _weight(self, spoiled: Tokens, clean: Tokens, real: Where) -> Tensor:

@@ -67,21 +67,27 @@ def test_a_hole_of_a_wrong_size_is_labelled_as_the_alignment_would():
             assert said == theirs
 
 
-def test_two_streams_noise_the_canvas_and_teach_ar():
-    clean, real = pad_rows(rows_of(32), END)
-    batch = CORRUPTION.blocks(clean, real, 8, Draws.of(list(range(32))), generator(), ar=0.3)
-    length = clean.shape[1]
-    assert (batch.places.role[:, :length] == CANVAS).all() and (batch.places.role[:, length:] == CLEAN).all()
-    assert torch.equal(batch.tokens[:, length:], clean) and torch.equal(batch.target[:, :length], clean)
-    assert torch.equal(batch.places.valid, real.repeat(1, 2))
-    ar = causal_batch(clean, real)
-    assert torch.allclose(batch.weight[:, length:], 0.3 * ar.weight)
-    assert (ar.target[:, :-1] == clean[:, 1:]).all() and ar.weight[:, -1].sum() == 0
-    masked = batch.tokens[:, :length] == MASK
-    start = batch.places.start[:, :length]
-    shares = {float(masked[i][start[i] == s].float().mean()) for i in range(8) for s in start[i].unique()}
-    assert len(shares) > 5  # one level a block, not one a row
-    assert (start[:, 1:] - start[:, :-1]).unique().tolist()[0] == 0
+def test_two_streams_noise_the_canvas_end_inside_it_and_teach_ar():
+    rows = rows_of(32)
+    batch = CORRUPTION.blocks(rows, END, 8, Draws.of(list(range(32))), generator(), ar=0.3)
+    length = batch.tokens.shape[1] // 2
+    canvas, clean = (slice(None), slice(0, length)), (slice(None), slice(length, None))
+    assert (batch.places.role[canvas] == CANVAS).all() and (batch.places.role[clean] == CLEAN).all()
+    valid, start = batch.places.valid, batch.places.start[canvas]
+    shares = set()
+    for i, row in enumerate(rows):
+        n = len(row)
+        assert batch.tokens[clean][i, :n].tolist() == batch.target[canvas][i, :n].tolist() == row
+        assert valid[clean][i].tolist() == [p < n for p in range(length)]
+        shown = valid[canvas][i]
+        assert shown[:n].all() and (batch.target[canvas][i, n:][shown[n:]] == END).all()
+        widths = [int((start[i][shown] == s).sum()) for s in start[i][shown].unique()]
+        assert widths[1:] == [8] * (len(widths) - 1) and widths[0] <= 8  # only the first canvas may be short
+        shares |= {float((batch.tokens[canvas][i] == MASK)[start[i] == s].float().mean()) for s in start[i].unique()}
+        assert batch.weight[clean][i, : n - 1].tolist() == pytest.approx([0.3] * (n - 1))
+        assert batch.target[clean][i, : n - 1].tolist() == row[1:]
+    assert len(shares) > 5  # one level a canvas, not one a row
+    assert (batch.weight[canvas][~valid[canvas]] == 0).all() and (batch.weight[clean][~valid[clean]] == 0).all()
 
 
 def test_a_step_is_a_function_of_the_seed_and_the_step():
