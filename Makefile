@@ -7,7 +7,7 @@ export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
 
-.PHONY: help env base demo test test-full check format clean picture
+.PHONY: help env base demo test test-full check format clean picture golden
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -44,6 +44,9 @@ bench-%: base ## bench-NAME runs benchmarks/NAME.py and writes benchmarks/result
 
 picture: base ## draw the README's strip again
 	$(BIN)/python scripts/picture.py
+
+golden: env ## record anew what the tiny model writes; review the diff like code
+	$(BIN)/python tests/golden/make_golden.py
 
 clean: ## remove the environment and caches of this folder
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info

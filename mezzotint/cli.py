@@ -390,6 +390,7 @@ def edit(
         str, typer.Option("--instruction", "-i", help="What to change, in a few words.")
     ] = "fix the grammar",
     model: ModelName = "default",
+    threshold: Annotated[float, typer.Option(help="How sure a repairing model must be of another token.")] = 0.9,
     margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
     lock: Annotated[
         list[str] | None, typer.Option(help="TEXT that must not change, or START:END characters; repeatable.")
@@ -399,7 +400,11 @@ def edit(
     json_output: Json = False,
     show_summary: Annotated[bool, typer.Option("--summary", help="Calls and time on stderr.")] = False,
 ) -> None:
-    """Change text where it stands, by rescoring: a change is kept only if the model finds the whole text likelier."""
+    """Change text where it stands. A model that has learnt to doubt what it sees overwrites what it is sure is wrong;
+
+    any other rescores: a change is kept only if it finds the whole text likelier.
+    """
+    from mezzotint.edit.repair import can_repair, repair
     from mezzotint.edit.rescore import locked_spans, revise
 
     if write and source == "-":
@@ -410,7 +415,11 @@ def edit(
     spans = locked_spans(text, lock or [])
     engine, load_seconds = _load(model)
     began = time.perf_counter()
-    result = revise(engine, text, instruction, margin=margin, locks=spans)
+    if can_repair(engine):
+        print(f"note: {engine.checkpoint.name} repairs tokens; it reads no instruction", file=sys.stderr)
+        result = repair(engine, text, threshold, spans)
+    else:
+        result = revise(engine, text, instruction, margin=margin, locks=spans)
     seconds = time.perf_counter() - began
     if write and result.after != text:
         _write_atomically(Path(source), result.after)
@@ -620,6 +629,41 @@ def replay(
             painter.settle()
     else:
         print(text)
+
+
+@app.command()
+@reporting
+def train(
+    recipe: Annotated[str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU.")] = "tiny",
+    out: Annotated[str, typer.Option(help="The folder to write; it must not exist.")] = "tiny-model",
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 9.0,
+    steps: Annotated[int | None, typer.Option(help="Train so many steps instead: the same on any machine.")] = None,
+    objective: Annotated[str, typer.Option(help="diffusion, or ar: the twin to compare with.")] = "diffusion",
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")] = None,
+) -> None:
+    """Train a model from scratch. Text of the folder that MEZZOTINT_DATA names is added to our own."""
+    if recipe != "tiny":
+        raise BadInput(f"unknown recipe {recipe!r}; known: tiny")
+    if Path(out).exists():
+        raise BadInput(f"{out} exists; give another folder with --out")
+    import torch
+
+    from mezzotint.recipes import tiny
+    from mezzotint.render import Progress
+    from mezzotint.train.data import data_folder
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    data = data_folder()
+    if data is None:
+        print("note: MEZZOTINT_DATA is not set; training on our own little texts alone", file=sys.stderr)
+    corpus = tiny.documents(data)
+    print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
+    with Progress() as panel:
+        checkpoint = tiny.train(corpus, None if steps else minutes, steps, seed, objective, report=panel.show)
+    checkpoint.save(out, torch.bfloat16)
+    print(out)
 
 
 @app.command()

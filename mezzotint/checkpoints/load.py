@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -211,7 +211,7 @@ class Checkpoint:
 class Known:
     """A checkpoint that has a name. facts: as declared before the tokenizer has been asked for ids.
 
-    on_disk: where it lies, or None; fetches nothing.
+    sha256: of its weights. folder: where a shipped one lies, None for one that is fetched.
     """
 
     title: str
@@ -219,7 +219,21 @@ class Known:
     sha256: str
     facts: Facts
     parameters: int
-    on_disk: Callable[[], Path | None] = field(default=fetch.cached_path, repr=False)
+    folder: Path | None = None
+
+    def on_disk(self) -> Path | None:
+        """Where it lies, or None; fetches nothing."""
+        return fetch.cached_path() if self.folder is None else self.folder
+
+    def load(self, name: str) -> Checkpoint:
+        """Fetched if need be, its weights checked against their SHA-256. Raises CheckpointError, FetchError."""
+        if self.folder is None:
+            found = _from_gguf(fetch.fetch(), name, self.facts)
+        else:
+            found = _from_folder(self.folder)
+            if (actual := sha256(self.folder / "model.safetensors")) != self.sha256:
+                raise CheckpointError(self.folder / "model.safetensors", "SHA-256", f"{actual}; expected {self.sha256}")
+        return replace(found, name=name, sha256=self.sha256, license=self.license)
 
 
 KNOWN = {
@@ -229,6 +243,14 @@ KNOWN = {
         fetch.GGUF_SHA256,
         Facts(),
         parameters=134_515_008,
+    ),
+    "tiny": Known(
+        "a model of 1.3 million weights, trained from scratch by `mezzotint train tiny`",
+        "Apache-2.0",
+        "TINYSHA",
+        Facts(noise="hybrid", shift=0, canvas_length=32, trained_canvas=True),
+        parameters=0,
+        folder=Path(__file__).parent / "tiny",
     ),
 }
 
@@ -241,8 +263,7 @@ def load(name_or_path: str | Path) -> Checkpoint:
     """
     text, path = str(name_or_path), Path(name_or_path)
     if text in KNOWN and not isinstance(name_or_path, Path):
-        known = KNOWN[text]
-        return replace(_from_gguf(fetch.fetch(), text, known.facts), sha256=known.sha256, license=known.license)
+        return KNOWN[text].load(text)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():

@@ -58,6 +58,12 @@ def repair_tokens(
     return tokens, sure, calls
 
 
+def can_repair(engine: Engine) -> bool:
+    """Has this checkpoint learnt to doubt visible tokens?"""
+    facts = engine.checkpoint.facts
+    return facts.trained_canvas and facts.noise != "absorbing"
+
+
 def repair(
     engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8
 ) -> Edit:
@@ -65,7 +71,7 @@ def repair(
 
     Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1.
     """
-    if not engine.checkpoint.facts.trained_canvas or engine.checkpoint.facts.noise == "absorbing":
+    if not can_repair(engine):
         raise ValueError(
             f"{engine.checkpoint.name} has not learnt to doubt visible tokens; repair needs weights that have"
         )
