@@ -67,11 +67,10 @@ def commit() -> str:
 def hardware() -> str:
     """The processor's name and how many of its cores this process may use; the GPU's name if torch sees one."""
     try:
-        names = [
-            line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")
-        ]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        names = []
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{names[0] if names else platform.processor() or platform.machine()}, {cores} cores"
     torch = sys.modules.get("torch")
