@@ -74,6 +74,7 @@ def speed() -> list[str]:
             for decode in order:
                 times[decode] += seconds(decode, prompt)
         rounds.append((times[ours_decodes], times[theirs_decodes]))
+        print(f"round {number + 1} of {ROUNDS}: ratio {rounds[-1][1] / rounds[-1][0]:.3f}", file=sys.stderr)
     ratios = [b / a for a, b in rounds]
     rows = [(n + 1, tokens / a, tokens / b, b / a) for n, (a, b) in enumerate(rounds)]
     return [

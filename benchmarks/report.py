@@ -44,7 +44,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]
 
 def provenance() -> list[tuple[str, str]]:
     """Date, commit, hardware, libraries and command of this process."""
-    rows = [("date", f"{datetime.date.today():%Y-%m-%d}"), ("commit", commit()), ("hardware", hardware())]
+    rows = [("date", f"{datetime.date.today():%Y-%m-%d}"), ("commit", COMMIT), ("hardware", hardware())]
     torch = sys.modules.get("torch")
     libraries = f"Python {platform.python_version()}"
     if torch is not None:
@@ -81,3 +81,6 @@ def hardware() -> str:
 
 def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+COMMIT = commit()  # as the benchmark starts: HEAD may move while it runs
