@@ -124,8 +124,29 @@ def test_no_network_and_an_empty_cache_is_exit_1(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.suffix == ".gguf"]
 
 
-def test_full_disk_is_a_sentence_and_leaves_the_old_file(base_path, tmp_path):
-    refused(run("generate", "Name a colour.", "--max-tokens", "2", "--trace", "/dev/full/t.jsonl"), 1, "/dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_full_disk_is_a_sentence_and_exit_1(base_path):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*PYTHON, "generate", "Name a colour.", "--max-tokens", "2"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=240,
+        )
+    refused((done.returncode, "", done.stderr.decode()), 1, "no space left")
+    refused(run("generate", "x", "--max-tokens", "2", "--trace", "/dev/full/t.jsonl"), 1, "/dev/full")
+
+
+def test_a_write_that_fails_leaves_the_old_file(base_path, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "note.txt"
+    path.write_text("She dont like apples.")
+
+    def no_file_may_grow():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    refused(run("edit", str(path), "--write", preexec_fn=no_file_may_grow), 1, "file too large")
+    assert path.read_text() == "She dont like apples." and list(tmp_path.iterdir()) == [path]
 
 
 def test_ctrl_c_is_exit_130():

@@ -40,6 +40,7 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.ahead: Tensor | None = None  # [B, V]: causal logits about position lengths[b], set by Denoiser.read
+        self._longest = 0  # of lengths: asked for once a layer, so counted once a pass
         self._even = True  # all rows have the same length: slices instead of scatters
 
     @property
@@ -48,8 +49,7 @@ class KVCache:
 
     def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put k, v `[B, K, T, H]` into the scratch; -> keys and values `[B, K, S, H]`, S = longest row + T."""
-        count = k.shape[2]
-        longest = int(self.lengths.max())
+        count, longest = k.shape[2], self._longest
         if longest + count > self.capacity:
             raise ValueError(f"a pass over {count} positions after {longest} does not fit the cache of {self.capacity}")
         keys, values = self.keys[layer], self.values[layer]
@@ -67,7 +67,7 @@ class KVCache:
         """Places of what `view` returns, for a pass over `new` `[B, T]`: cached, then scratch, then nothing. -> `[B, S]`"""
         count = new.position.shape[1]
         device = new.position.device
-        slot = torch.arange(int(self.lengths.max()) + count, device=device).expand(self.rows, -1)
+        slot = torch.arange(self._longest + count, device=device).expand(self.rows, -1)
         cached = slot < self.lengths.to(device)[:, None]
         index = slot - self.lengths.to(device)[:, None]
         source = index.clamp(0, count - 1)
@@ -115,7 +115,8 @@ class KVCache:
         return new
 
     def _set(self, lengths: Tensor) -> None:
-        if int(lengths.max()) > self.capacity:
+        longest = int(lengths.max())
+        if longest > self.capacity:
             raise ValueError(f"rows of length {lengths.tolist()} do not fit the cache of {self.capacity}")
-        self.lengths = lengths
+        self.lengths, self._longest = lengths, longest
         self._even = bool((lengths == lengths[0]).all())
