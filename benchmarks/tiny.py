@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 import mezzotint as mz
-from mezzotint.alignment import growth_cap
 from mezzotint.draws import Draws
 from mezzotint.edit.infill import Look, fit
 from mezzotint.edit.repair import doubts, repair_tokens
@@ -31,9 +30,8 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.recipes import tiny
 from mezzotint.sampler.blocks import block_frames
 from mezzotint.sampler.canvas import Canvas
-from mezzotint.sampler.decoding import Decoding, above, left_to_right
+from mezzotint.sampler.decoding import Decoding, above, ancestral, by_chance, fixed_steps, left_to_right
 from mezzotint.sampler.loop import Sampler
-from mezzotint.sampler.structure import Restructuring
 from mezzotint.sampler.verify import Verified
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.corruption import pad_rows
@@ -87,7 +85,12 @@ def generation(b: Bench) -> list[str]:
     stop = frozenset({b.end})
     prompts, most = [[b.end]] * len(b.rows), tiny.LENGTH - 1
     decoding = mz.Decoding(accept=above(0.9), temperature=1.0, canvas_length=32, num_steps=64)
-    policies = {"diffusion, above 0.9": decoding, "diffusion, one a call": replace(decoding, accept=left_to_right())}
+    policies = {
+        "diffusion, one a call": replace(decoding, accept=left_to_right()),
+        "diffusion, random order, 16 steps": replace(decoding, accept=fixed_steps(by_chance()), num_steps=16),
+        "diffusion, ancestral, 32 steps": replace(decoding, accept=ancestral(), num_steps=32),
+        "diffusion, above 0.9": decoding,
+    }
     for name, policy in policies.items():
         sampler = Sampler(b.denoiser, b.checkpoint.process, policy, controls)
         collect(name, block_frames(sampler, b.denoiser, prompts, most, draws, stop_ids=stop))
@@ -101,7 +104,7 @@ def generation(b: Bench) -> list[str]:
         length = sum(map(len, written)) / len(written)
         rows.append([name, pooled, each, repeated, length, calls.get(name, "")])
     head = ["", "unigram entropy, pooled", "mean of a text's", "4-grams repeated", "tokens a text", "tokens a call"]
-    samples = [f"- {b.checkpoint.tokenizer.decode(text)!r}" for text in texts["diffusion, above 0.9"][:6]]
+    samples = [f"- {b.checkpoint.tokenizer.decode(text)!r}" for text in texts["diffusion, one a call"][:6]]
     return ["## Generation", "", *report.table(head, rows), "", "Samples:", "", *samples, ""]
 
 
@@ -165,30 +168,6 @@ def find_lengths(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) 
     return found
 
 
-def fill_by_labels(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]], masks: int = 4) -> list[list[int]]:
-    """Holes that start as `masks` masks, which the network's own DELETE and EXPAND make fewer or more."""
-    ids = dict(b.checkpoint.facts.control_ids)
-    out: list[list[int]] = []
-    sampler = Sampler(b.denoiser, b.checkpoint.process, Decoding(accept=above(0.9)), tuple(b.banned))
-    structure = Restructuring(sampler, ids, threshold=0.5, max_steps=40)
-    for first in range(0, len(rows), ROWS):
-        some, where = rows[first : first + ROWS], spans[first : first + ROWS]
-        shown = [row[:s] + [ids["MASK"]] * masks + row[s + n :] for row, (s, n) in zip(some, where, strict=True)]
-        tokens, valid = pad_rows(shown, b.end)
-        index = torch.arange(tokens.shape[1])
-        start = torch.tensor([s for s, _ in where])[:, None]
-        hole = (index >= start) & (index < start + masks)
-        draws, starts = Draws.of([0] * len(some)), torch.zeros(len(some), dtype=torch.int64)
-        canvas = Canvas.blank(b.checkpoint.process, starts, tokens.shape[1], draws, torch.where(hole, -1, tokens))
-        canvas.valid = valid
-        canvas.tokens = torch.where(hole, ids["MASK"], canvas.tokens)
-        done = structure.run(canvas, b.denoiser.new_cache(len(some), growth_cap(tokens.shape[1])), draws)
-        for i, (row, (s, n)) in enumerate(zip(some, where, strict=True)):
-            text = done.tokens[i][done.valid[i]].tolist()
-            out.append(text[s : len(text) - len(row[s + n :])])
-    return out
-
-
 def continue_ar(b: Bench, rows: list[list[int]], spans: list[tuple[int, int]]) -> list[list[int]]:
     """The AR twin's greedy continuation of what stands left of the hole, as many tokens as it has."""
     prompts = [row[:start] for row, (start, _) in zip(rows, spans, strict=True)]
@@ -212,7 +191,6 @@ def infilling(b: Bench) -> list[str]:
         "diffusion, both sides, length searched": fill(
             b, resized, [(s, k) for (s, _), k in zip(spans, lengths, strict=True)]
         ),
-        "diffusion, both sides, length by DELETE and EXPAND": fill_by_labels(b, b.rows, spans),
     }
     hits = {name: [float(text == true) for text, true in zip(arm, truth, strict=True)] for name, arm in arms.items()}
     rows = []
@@ -225,7 +203,6 @@ def infilling(b: Bench) -> list[str]:
     pairs = {
         "both sides over left side, same weights, length given": (names[2], names[1]),
         "both sides, length searched, over the AR twin": (names[3], names[0]),
-        "both sides, length by labels, over the AR twin": (names[4], names[0]),
         "both sides, length given, over the AR twin": (names[2], names[0]),
     }
     gains = []

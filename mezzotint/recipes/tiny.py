@@ -127,8 +127,7 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
-    ids = tokenizer.specials
-    corruption, end = Corruption(process(tokenizer), ids[CONTROL["DELETE"]], ids[CONTROL["EXPAND"]]), ids[END]
+    corruption, end = Corruption(process(tokenizer)), tokenizer.specials[END]
 
     def batch(step: int) -> Batch:
         generator = rows.generator(step)

@@ -6,8 +6,7 @@
 
 Every canvas position carries a loss: masks and wrong tokens with weight 1, right ones with `keep`, so that the logits at
 a visible token become a trained "should this change, and to what". Corruption is a mixture: hybrid noise of a level, holes
-(spans hidden, the rest clean), and errors alone. Errors are ids drawn evenly, or tokens of other rows. Some rows have a
-hole of the wrong size, labelled as `alignment.py` would: surplus masks say DELETE, the last of too few say EXPAND.
+(spans hidden, the rest clean), and errors alone. Errors are ids drawn evenly, or tokens of other rows.
 """
 
 from __future__ import annotations
@@ -36,25 +35,20 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tokens, Where]:
 
 @dataclass(frozen=True)
 class Corruption:
-    """How a row is spoiled. Shares of rows: `sized`, `holes`, `errors`, the rest noise of `process`.
-
-    keep: weight of right tokens; delete, expand: ids of the two labels.
-    """
+    """How a row is spoiled. Shares of rows: `holes`, `errors`, the rest noise of `process`. keep: weight of right tokens."""
 
     process: NoiseProcess
-    delete: int
-    expand: int
-    sized: float = 0.2
-    holes: float = 0.2
+    holes: float = 0.3
     errors: float = 0.2
     max_error_rate: float = 0.2
     max_hole: int = 12
     keep: float = 0.1
 
     def __post_init__(self) -> None:
-        shares = (self.sized, self.holes, self.errors)
-        if min(shares) < 0 or sum(shares) > 1:
-            raise ValueError(f"shares of sized, holes and errors are {shares}; each at least 0, their sum at most 1")
+        if min(self.holes, self.errors) < 0 or self.holes + self.errors > 1:
+            raise ValueError(
+                f"shares of holes and errors are {self.holes} and {self.errors}; each at least 0, their sum at most 1"
+            )
 
     def levels(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Levels for noise rows: even over [0.02, 1], low-discrepancy over rows, and 1 in every eighth draw. float64."""
@@ -66,38 +60,18 @@ class Corruption:
 
     def whole(self, rows: Sequence[Sequence[int]], fill: int, draws: Draws, generator: torch.Generator) -> Batch:
         """One canvas a row, from position 0; `fill` pads."""
+        clean, real = pad_rows(rows, fill)
         kind = torch.rand(len(rows), 1, generator=generator)
-        sized = [
-            self._sized(row, generator) if k < self.sized else (row, row) for row, k in zip(rows, kind, strict=True)
-        ]
-        canvas, real = pad_rows([spoiled for spoiled, _ in sized], fill)
-        target, _ = pad_rows([labels for _, labels in sized], fill)
-        level = self.levels((len(rows), 1), generator).expand_as(canvas)
-        noisy = self.process.corrupt(canvas, level, real, draws)
+        level = self.levels((len(rows), 1), generator).expand_as(clean)
+        noisy = self.process.corrupt(clean, level, real, draws)
         hidden = self._spans(real, generator)
-        wrong = self._errors(canvas, real, generator)
+        wrong = self._errors(clean, real, generator)
         assert self.process.mask_id is not None
-        kind = kind - self.sized
-        holed = torch.where(hidden, self.process.mask_id, torch.where(kind < self.holes / 2, canvas, wrong))
+        holed = torch.where(hidden, self.process.mask_id, torch.where(kind < self.holes / 2, clean, wrong))
         spoiled = torch.where(kind < self.holes, holed, torch.where(kind < self.holes + self.errors, wrong, noisy))
-        spoiled = torch.where(kind < 0, canvas, spoiled)
-        position = torch.arange(canvas.shape[1]).expand_as(canvas)
+        position = torch.arange(clean.shape[1]).expand_as(clean)
         places = Places.of(position, torch.full_like(position, CANVAS), torch.zeros_like(position), valid=real)
-        return Batch(spoiled, places, target, self._weight(spoiled, target, real))
-
-    def _sized(self, row: Sequence[int], generator: torch.Generator) -> tuple[list[int], list[int]]:
-        """A row with one hole that has 1 to `max_hole` masks for 1 to `max_hole` tokens, and its labels, as long."""
-        low, high = 1, max(2, min(self.max_hole, len(row) - 2) + 1)
-        need, have = (int(torch.randint(low, high, (), generator=generator)) for _ in range(2))
-        start = int(torch.randint(1, max(2, len(row) - need), (), generator=generator))
-        truth = list(row[start : start + need])
-        assert self.process.mask_id is not None
-        missing = max(0, len(truth) - have)
-        growing = min(missing, have)  # the last slots double, those before take their tokens
-        said = truth[: have - growing] + [self.expand] * growing
-        said += [self.delete] * (have - len(said))
-        left, right = list(row[:start]), list(row[start + need :])
-        return [*left, *([self.process.mask_id] * have), *right], [*left, *said, *right]
+        return Batch(spoiled, places, clean, self._weight(spoiled, clean, real))
 
     def blocks(
         self, rows: Sequence[Sequence[int]], end: int, size: int, draws: Draws, generator: torch.Generator, ar: float
