@@ -120,7 +120,7 @@ def tokenise(corpus: list[Document], tokenizer: Tokenizer) -> list[list[int]]:
     return [[end, *tokenizer.encode(document.text), end][:LENGTH] for document in corpus]
 
 
-def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion", count: int = 64) -> Batches:
+def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion", count: int = 16) -> Batches:
     """step -> batch. Diffusion alternates between whole canvases and two streams; a row loses its first <end> half the time.
 
     count: rows of a whole-canvas or AR batch; a two-stream batch, whose rows are computed twice, has half as many.
@@ -149,7 +149,7 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
 def train(
     corpus: Corpus, minutes: float | None, max_steps: int | None, seed: int = 0, objective: str = "diffusion",
     tokenizer: Tokenizer | None = None, report: Callable[[Progress], None] = lambda progress: None,
-    learning_rate: float = 8e-3, optimizer: str = "muon", count: int = 64,
+    learning_rate: float = 6e-3, optimizer: str = "muon", count: int = 16,
 ) -> Checkpoint:  # fmt: skip
     """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus."""
     tokenizer = tokenizer or make_tokenizer([document.text for document in corpus.train])
