@@ -30,12 +30,13 @@ class CanvasDenoiser(Protocol):
 
 
 class Step(NamedTuple):
-    """One call and what followed from it. `running` bool `[B]`: the rows that took part."""
+    """One call and what followed from it. running, going bool `[B]`: the rows that took part, and that go on to a next."""
 
     number: int
     canvas: Canvas
     proposal: Proposal
     running: Tensor
+    going: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Sampler:
             stopping = self.decoding.stop(proposal, canvas, s, here) | (s <= 0)
             unsettled = canvas.open & (stopping & running)[:, None]
             canvas.accept(proposal.argmax, unsettled, proposal.confidence, index)
-            yield Step(index, canvas, proposal, running)
-            previous, running = proposal.argmax, running & ~stopping
+            going = running & ~stopping
+            yield Step(index, canvas, proposal, running, going)
+            previous, running = proposal.argmax, going
 
     def _reopen(self, canvas: Canvas, where: Where, s: Tensor) -> None:
         """After a draw from the posterior a position is noise if it looks so; uniform noise cannot tell before level 0."""

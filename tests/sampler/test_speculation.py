@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mezzotint.draws import Draws
+from mezzotint.engine.request import Request
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
@@ -226,6 +227,8 @@ def test_bad_settings_are_named():
         (lambda: speculative(MODELS[0], 33), "at most 32"),
         (lambda: speculative(MODELS[0], 4, rule="hope"), "rule is 'hope'"),
         (lambda: traced(speculative(MODELS[0], 4), [[]]), "a prompt has no tokens"),
+        (lambda: Request("a", draft="self", draft_length=33), "draft_length is 33; with draft 'self'"),
+        (lambda: Request("a", draft="own"), "self, self-last, self-two-call"),
     ):
         with pytest.raises(ValueError, match=problem):
             make()
