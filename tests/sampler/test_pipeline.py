@@ -183,6 +183,9 @@ def test_a_block_is_begun_and_activated_when_its_left_neighbour_says_so():
         [6, 3],
         [4, 1],
     ]  # active at once: the policy forces one
+    scheduled = Decoding(accept=top(), num_steps=LENGTH)  # one a step from level 1 down: a cautious block's level waits
+    _, frames, _ = known(2, decoding=scheduled, add_at=0.5, activate_at=1.0, cautious=1.0)
+    assert decided(frames)[3:9] == [[4, 0], [5, 0], [6, 0], [1], [2], [3]]
     _, frames, _ = known(3, decoding=decoding, add_at=0.0, activate_at=1.0, cautious=1.0)
     assert decided(frames)[0] == [1, 0, 0]
 
