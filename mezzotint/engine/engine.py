@@ -18,8 +18,12 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.blocks import block_frames
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.loop import Sampler
+from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
+from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
+
+OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
 
 
 class Engine:
@@ -60,7 +64,7 @@ class Engine:
         for index, request in enumerate(todo):
             own = index if request.draft == "text" else None  # a given text belongs to its own row
             shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
-            groups.setdefault((*shared, repr(request.policy), own), []).append(index)
+            groups.setdefault((*shared, repr(request.policy), request.blocks_in_flight, own), []).append(index)
         for members in groups.values():
             for index, reply in zip(members, self._replies([todo[i] for i in members]), strict=True):
                 replies[index] = reply
@@ -130,7 +134,16 @@ class Engine:
             if first.temperature:
                 policy = replace(policy, temperature=first.temperature)
             sampler = Sampler(self.denoiser, self.checkpoint.process, policy, self.banned)
-            return block_frames(sampler, self.denoiser, prompts, first.max_tokens, draws, locks, self.stop_ids)
+            ask = (sampler, self.denoiser, prompts, first.max_tokens, draws, locks, self.stop_ids)
+            if first.blocks_in_flight > 1:
+                return pipeline_frames(*ask, Pipeline(first.blocks_in_flight))
+            return block_frames(*ask)
+        if first.decode == "verified" and first.draft in OUTCOMES_OF:
+            speculation = SelfSpeculation(
+                self.denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[first.draft], first.temperature,
+                stop_ids=self.stop_ids, controls=self.banned,
+            )  # fmt: skip
+            return speculation.frames(prompts, first.max_tokens, draws, locks)
         drafter = None if first.decode == "ar" else self._drafter(first, prompts)
         length = 0 if drafter is None else first.draft_length
         verified = Verified(self.denoiser, drafter, length, first.temperature, stop_ids=self.stop_ids)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.speculate import MOST_FOR_ALL
 from mezzotint.sampler.trace import Frame, Trace
 
 DECODE = ("ar", "verified", "diffusion")
-DRAFTS = ("fixed-point", "random", "text")
+DRAFTS = ("fixed-point", "random", "text", "self", "self-last", "self-two-call")
+MOST_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,11 @@ class Request:
 
     decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
     denoised under `policy`). draft: where verified gets its drafts: fixed-point (random tokens, then the previous
-    iterate), random (fresh random tokens every round), text (`draft_text`). locks: {offset in answer tokens: text that
-    must stand there}. Raises ValueError for values out of range.
+    iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
+    call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
+    self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:
+    canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. Raises
+    ValueError for values out of range.
     """
 
     prompt: str | Sequence[Mapping[str, str]]
@@ -29,11 +34,12 @@ class Request:
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
-    draft: Literal["fixed-point", "random", "text"] = "fixed-point"
+    draft: Literal["fixed-point", "random", "text", "self", "self-last", "self-two-call"] = "fixed-point"
     draft_text: str = ""
     draft_length: int = 4
     policy: str | Decoding = "threshold"
     locks: Mapping[int, str] = field(default_factory=dict)
+    blocks_in_flight: int = 1
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -49,6 +55,13 @@ class Request:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if not 1 <= self.draft_length <= 256:
             raise ValueError(f"draft_length is {self.draft_length}; it must lie between 1 and 256")
+        if self.draft == "self" and self.draft_length > MOST_FOR_ALL:
+            raise ValueError(
+                f"draft_length is {self.draft_length}; with draft 'self', which computes (draft_length + 1) times "
+                f"(draft_length + 2) positions a call, it must be at most {MOST_FOR_ALL}"
+            )
+        if not 1 <= self.blocks_in_flight <= MOST_BLOCKS:
+            raise ValueError(f"blocks_in_flight is {self.blocks_in_flight}; it must lie between 1 and {MOST_BLOCKS}")
         if not 0 <= self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}; it must lie between 0 and 100")
         if not -(2**63) <= self.seed < 2**63:

@@ -31,9 +31,10 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        """`capacity`: positions a row can hold, scratch included. Raises ValueError above the model's max_length."""
-        if not 1 <= capacity <= config.max_length:
-            raise ValueError(f"cache capacity is {capacity}; it must be between 1 and max_length {config.max_length}")
+        """`capacity`: places a row can hold, scratch included; more than the model's max_length is allowed, because a pass
+        may hold a position several times (one canvas for each outcome of a draft). Raises ValueError below 1."""
+        if capacity < 1:
+            raise ValueError(f"cache capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
         self.lengths = torch.zeros(rows, dtype=torch.int64)
         shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_size)

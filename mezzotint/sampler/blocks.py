@@ -24,6 +24,15 @@ class BlockDenoiser(CanvasDenoiser, CausalDenoiser, Protocol):
     """A network with both passes."""
 
 
+def committed(
+    tokens: list[int], status: list[int], free: Sequence[bool], stop_ids: frozenset[int]
+) -> tuple[list[int], list[int], bool]:
+    """What of a finished canvas becomes text: all up to a stop id at a `free` (not locked) position, and if one was there."""
+    stop = next((n for n, token in enumerate(tokens) if token in stop_ids and free[n]), None)
+    end = len(tokens) if stop is None else stop + 1
+    return tokens[:end], [ACCEPTED if s == OPEN else s for s in status[:end]], stop is not None
+
+
 def block_frames(
     sampler: Sampler,
     denoiser: BlockDenoiser,
@@ -73,12 +82,12 @@ def block_frames(
         lengths: list[int] = []
         ended: list[int] = []
         for i, r in enumerate(active):
-            tokens = canvas.tokens[i, : max_tokens - written[r]].tolist()
-            stop = next((n for n, t in enumerate(tokens) if t in stop_ids and int(lock[i, n]) < 0), None)
-            tokens = tokens if stop is None else tokens[: stop + 1]
+            room = max_tokens - written[r]
+            tokens, status, stopped = committed(
+                canvas.tokens[i, :room].tolist(), canvas.status[i, :room].tolist(), (lock[i] < 0).tolist(), stop_ids
+            )
             written[r] += len(tokens)
-            over = stop is not None or written[r] >= max_tokens
-            status = [ACCEPTED if s == OPEN else s for s in canvas.status[i, : len(tokens)].tolist()]
+            over = stopped or written[r] >= max_tokens
             calls = 0 if over else 1  # nothing is read after the end
             yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))
             lengths.append(len(tokens))

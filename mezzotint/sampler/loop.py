@@ -43,13 +43,17 @@ class ShadowDenoiser(CanvasDenoiser, Protocol):
 
 
 class Step(NamedTuple):
-    """One call and what followed from it. `running` bool `[B]`: the rows that took part; positions: computed, a row."""
+    """One call and what followed from it. positions: computed by it, a row.
+
+    running, going bool `[B]`: the rows that took part, and those that go on to a next call.
+    """
 
     number: int
     canvas: Canvas
     proposal: Proposal
     running: Tensor
     positions: int
+    going: Tensor
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,9 @@ class Sampler:
             stopping = running & (decoding.stop(proposal, canvas, s, here) | (s <= 0))
             settled = decoding.settle(proposal, canvas, s, here) & stopping[:, None]
             canvas.accept(proposal.argmax, settled, proposal.confidence, index)
-            yield Step(index, canvas, proposal, running, positions)
-            previous, running = proposal, running & ~stopping
+            going = running & ~stopping
+            yield Step(index, canvas, proposal, running, positions, going)
+            previous, running = proposal, going
 
     def _reopen(self, canvas: Canvas, where: Where, s: Tensor) -> None:
         """After a draw from the posterior a position is noise if it looks so; uniform noise cannot tell before level 0."""

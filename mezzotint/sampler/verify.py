@@ -36,10 +36,25 @@ class CausalDenoiser(Protocol):
 
 
 class Drafted(NamedTuple):
-    """tokens `[B, k]`; probs `[B, k, V]` when they were drawn from a distribution, else None (a point mass)."""
+    """tokens `[B, k]`; probs `[B, k, V]` when they were drawn from a distribution, else None (a point mass).
+
+    counts int64 `[B]`: how many of the k tokens a row has, None when every row has all of them.
+    """
 
     tokens: Tokens
     probs: Probs | None = None
+    counts: Tensor | None = None
+
+    def lengths(self) -> Tensor:
+        """int64 `[B]`."""
+        return torch.full((len(self.tokens),), self.tokens.shape[1]) if self.counts is None else self.counts
+
+
+class Emitted(NamedTuple):
+    """targets `[B, k + 1]`: the AR model's token at each position; ids: what each row emits, the kept draft and one more."""
+
+    targets: Tokens
+    ids: list[list[int]]
 
 
 class Drafter(Protocol):
@@ -197,6 +212,106 @@ def choose(
     return categorical(probs, draws.uniform("token", positions)), probs
 
 
+@dataclass
+class Answers:
+    """What a lossless decoder has written: prompt and answer of every row. `active`: the rows still running, in order."""
+
+    prompts: Sequence[Sequence[int]]
+    max_tokens: int
+    forced: Sequence[dict[int, int]] | None = None
+    stop_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if any(not prompt for prompt in self.prompts):
+            raise ValueError("a prompt has no tokens; give at least one (a chat template always does)")
+        self.locks = list(self.forced or [{} for _ in self.prompts])
+        self.all = [list(prompt) for prompt in self.prompts]
+        self.active = list(range(len(self.prompts)))
+
+    @property
+    def texts(self) -> list[list[int]]:
+        return [self.all[r] for r in self.active]
+
+    def rooms(self) -> Tensor:
+        """How many tokens each running row may still write, int64 `[B]`."""
+        return torch.tensor([len(self.prompts[r]) + self.max_tokens - len(self.all[r]) for r in self.active])
+
+    def locked(self, count: int) -> Tokens:
+        """Locked ids of the next `count` positions, -1 where free: `[B, count]`."""
+        written = [len(self.all[r]) - len(self.prompts[r]) for r in self.active]
+        table = [
+            [self.locks[r].get(w + n, -1) for n in range(count)] for r, w in zip(self.active, written, strict=True)
+        ]
+        return torch.tensor(table, dtype=torch.int64).reshape(len(self.active), count)
+
+    def add(self, index: int, emitted: Sequence[int]) -> tuple[list[int], list[int], bool]:
+        """Write what counts of `emitted` in running row `index` -> those ids, their status, and whether the row is over."""
+        r = self.active[index]
+        written = len(self.all[r]) - len(self.prompts[r])
+        new = list(emitted[: self.max_tokens - written])
+        free = [written + n not in self.locks[r] for n in range(len(new))]
+        stop = next((n for n, t in enumerate(new) if t in self.stop_ids and free[n]), None)
+        new = new if stop is None else new[: stop + 1]
+        self.all[r] += new
+        status = [ACCEPTED if is_free else GIVEN for is_free in free[: len(new)]]
+        return new, status, stop is not None or written + len(new) >= self.max_tokens
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How a draft is judged by the causal logits of the call that read it. See `Verified` for the fields."""
+
+    temperature: float = 0.0
+    rule: str = "coupled"
+    banned: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("coupled", "speculative"):
+            raise ValueError(f"rule is {self.rule!r}; allowed: coupled, speculative")
+
+    def emit(self, logits: Logits, drafted: Drafted, lock: Tokens, positions: Tensor, draws: Draws) -> Emitted:
+        """logits `[B, k + 1, V]` about `positions`, after the seed and each of the k draft tokens; lock `[B, k + 1]`."""
+        targets, law = choose(logits, positions, self.temperature, draws, self.banned)
+        accepted = self._accept(drafted, targets, law, lock, draws, positions)
+        return Emitted(targets, self._emit(drafted, targets, law, lock, accepted, draws, positions))
+
+    def _accept(
+        self, drafted: Drafted, targets: Tokens, law: Probs | None, lock: Tokens, draws: Draws, positions: Tensor
+    ) -> list[int]:
+        """How many draft tokens each row keeps."""
+        k = drafted.tokens.shape[1]
+        if k == 0:
+            return [0] * len(targets)
+        if self.rule == "coupled" or law is None:
+            same = drafted.tokens == targets[:, :k]
+        else:
+            p = law[:, :k].gather(-1, drafted.tokens[..., None])[..., 0]
+            q = 1.0 if drafted.probs is None else drafted.probs.gather(-1, drafted.tokens[..., None])[..., 0]
+            same = draws.uniform("accept", positions[:, :k]) * q < p
+        there = torch.arange(k) < drafted.lengths()[:, None]
+        return ((same | (lock[:, :k] >= 0)) & there).to(torch.int64).cumprod(-1).sum(-1).tolist()
+
+    def _emit(
+        self, drafted: Drafted, targets: Tokens, law: Probs | None, lock: Tokens, accepted: list[int], draws: Draws,
+        positions: Tensor,
+    ) -> list[list[int]]:  # fmt: skip
+        """The kept draft and one token more: the AR model's, or after a speculative rejection one from the residual."""
+        emitted = []
+        for row, (count, length) in enumerate(zip(accepted, drafted.lengths().tolist(), strict=True)):
+            last = int(targets[row, count])
+            if self.rule == "speculative" and law is not None and count < length:
+                p = law[row, count]
+                if drafted.probs is None:
+                    residual = p.index_fill(0, drafted.tokens[row, count], 0.0)
+                else:
+                    residual = (p - drafted.probs[row, count]).clamp(min=0)
+                here = draws.rows(torch.tensor([row])).uniform("residual", positions[row : row + 1, count : count + 1])
+                last = int(categorical(residual[None, None], here))
+            last = int(lock[row, count]) if lock[row, count] >= 0 else last
+            emitted.append([*drafted.tokens[row, :count].tolist(), last])
+        return emitted
+
+
 @dataclass(frozen=True)
 class Verified:
     """Decode with drafts of `draft_length` tokens; 0 (no drafter) is plain AR.
@@ -214,8 +329,7 @@ class Verified:
     banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rule not in ("coupled", "speculative"):
-            raise ValueError(f"rule is {self.rule!r}; allowed: coupled, speculative")
+        Judge(self.temperature, self.rule, self.banned)
         if self.draft_length < 0:
             raise ValueError(f"draft_length is {self.draft_length}; it must be at least 0")
 
@@ -230,129 +344,61 @@ class Verified:
 
         A row ends after a stop id (emitted, so that traces show it) or `max_tokens`. Raises ValueError for empty prompts.
         """
-        if any(not prompt for prompt in prompts):
-            raise ValueError("a prompt has no tokens; give at least one (a chat template always does)")
-        locks = list(forced or [{} for _ in prompts])
-        texts = [list(prompt) for prompt in prompts]
-        goal = [len(prompt) + max_tokens for prompt in prompts]
-        active = list(range(len(prompts)))
+        answers = Answers(prompts, max_tokens, forced, self.stop_ids)
+        judge = Judge(self.temperature, self.rule, self.banned)
         cache = self.denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + self.draft_length)
         drafted = Drafted(torch.zeros(len(prompts), 0, dtype=torch.int64))
         waiting = pad(prompts)  # what the next call reads: at first the prompts, then [seed, draft]
         step = 0
-        while active:
+        while answers.active:
             ids, counts = waiting
             before = cache.lengths.clone()
             k = drafted.tokens.shape[1]
             logits = self.denoiser.read(ids, counts, cache, every=step > 0).logits  # [B, k + 1, V]
-            rows = [texts[r] for r in active]
-            positions = positions_after(rows, k + 1)
-            here = draws.rows(torch.tensor(active)).at(step=0)
-            targets, law = choose(logits, positions, self.temperature, here, self.banned)
-            lock = self._locks(locks, active, texts, prompts, k + 1)
-            accepted = self._accept(drafted, targets, law, lock, here, positions)
-            emitted = self._emit(drafted, targets, law, lock, accepted, here, positions)
-            ended = []
-            for i, r in enumerate(active):
-                new = emitted[i][: goal[r] - len(texts[r])]
-                stop = next((n for n, t in enumerate(new) if t in self.stop_ids and lock[i, n] < 0), None)
-                new = new if stop is None else new[: stop + 1]
-                kind = "read" if step == 0 else "decode" if self.draft_length == 0 else "verify"
-                over = stop is not None or len(texts[r]) + len(new) >= goal[r]
-                tail = [] if over else targets[i, len(new) :].tolist()  # said behind the accepted prefix: a draft
-                given = [
-                    GIVEN if len(texts[r]) - len(prompts[r]) + n in locks[r] else ACCEPTED for n in range(len(new))
-                ]
-                status = given + [OPEN] * len(tail)
-                yield Frame(
-                    kind, r, 0, step, len(texts[r]), new + tail, status, len(new), int(step > 0), int(counts[i])
-                )  # fmt: skip
-                texts[r] += new
-                emitted[i] = new
-                if over:
-                    ended.append(i)
+            positions = positions_after(answers.texts, k + 1)
+            here = draws.rows(torch.tensor(answers.active)).at(step=0)
+            targets, emitted = judge.emit(logits, drafted, answers.locked(k + 1), positions, here)
+            kind = "read" if step == 0 else "decode" if self.draft_length == 0 else "verify"
+            lengths, stay = [], []
+            for i, r in enumerate(answers.active):
+                start = len(answers.all[r])
+                new, status, over = answers.add(i, emitted[i])
+                tail = (
+                    [] if over else targets[i, len(new) : int(counts[i])].tolist()
+                )  # said behind the accepted prefix: a draft
+                status += [OPEN] * len(tail)
+                yield Frame(kind, r, 0, step, start, new + tail, status, len(new), int(step > 0), int(counts[i]))
+                lengths.append(len(new))
+                if not over:
+                    stay.append(i)
             if step:
-                cache.truncate(before + torch.tensor([len(new) for new in emitted]))
+                cache.truncate(before + torch.tensor(lengths))
             if self.drafter is not None and k:
-                self.drafter.observe(targets, [len(new) for new in emitted])
-            if ended:
-                stay = [i for i in range(len(active)) if i not in ended]
-                active = [active[i] for i in stay]
-                if not active:
+                self.drafter.observe(targets, lengths)
+            if len(stay) < len(answers.active):
+                answers.active = [answers.active[i] for i in stay]
+                if not stay:
                     return
                 cache = cache.fork(stay)
                 if self.drafter is not None:
                     self.drafter.keep(stay)
             step += 1
-            drafted, waiting = self._next(texts, active, locks, prompts, goal, draws, step)
+            drafted = self._draft(answers, draws, step)
+            waiting = reading(answers, drafted)
 
-    def _next(
-        self, texts: list[list[int]], active: list[int], locks: list[dict[int, int]], prompts: Sequence[Sequence[int]],
-        goal: list[int], draws: Draws, step: int,
-    ) -> tuple[Drafted, tuple[Tokens, Tensor]]:  # fmt: skip
-        """The next draft (locked ids written into it) and what the verifying call reads."""
-        rows = [texts[r] for r in active]
-        room = max(goal[r] - len(texts[r]) for r in active) - 1  # the call itself emits one more
+    def _draft(self, answers: Answers, draws: Draws, step: int) -> Drafted:
+        """The next draft, locked ids written into it."""
+        room = int(answers.rooms().max()) - 1  # the call itself emits one more
         k = min(self.draft_length, max(room, 0)) if self.drafter is not None else 0
-        seeds = torch.tensor([[row[-1]] for row in rows])
         if k == 0 or self.drafter is None:
-            return Drafted(seeds[:, :0]), (seeds, torch.ones(len(rows), dtype=torch.int64))
-        drafted = self.drafter.draft(rows, k, draws.rows(torch.tensor(active)).at(step=step))
-        lock = self._locks(locks, active, texts, prompts, k)
-        drafted = Drafted(torch.where(lock >= 0, lock, drafted.tokens), drafted.probs)
-        ids = torch.cat((seeds, drafted.tokens), 1)
-        return drafted, (ids, torch.full((len(rows),), k + 1))
+            return Drafted(torch.zeros(len(answers.active), 0, dtype=torch.int64))
+        drafted = self.drafter.draft(answers.texts, k, draws.rows(torch.tensor(answers.active)).at(step=step))
+        lock = answers.locked(k)
+        counts = (answers.rooms() - 1).clamp(max=k)
+        return drafted._replace(tokens=torch.where(lock >= 0, lock, drafted.tokens), counts=counts)
 
-    @staticmethod
-    def _locks(
-        locks: list[dict[int, int]],
-        active: list[int],
-        texts: list[list[int]],
-        prompts: Sequence[Sequence[int]],
-        count: int,
-    ) -> Tokens:
-        """Locked ids of the next `count` positions, -1 where free: `[B, count]`."""
-        table = [[locks[r].get(len(texts[r]) - len(prompts[r]) + n, -1) for n in range(count)] for r in active]
-        return torch.tensor(table, dtype=torch.int64).reshape(len(active), count)
 
-    def _accept(
-        self, drafted: Drafted, targets: Tokens, law: Probs | None, lock: Tokens, draws: Draws, positions: Tensor
-    ) -> list[int]:
-        """How many draft tokens each row keeps."""
-        k = drafted.tokens.shape[1]
-        if k == 0:
-            return [0] * len(targets)
-        if self.rule == "coupled" or law is None:
-            same = drafted.tokens == targets[:, :k]
-        else:
-            p = law[:, :k].gather(-1, drafted.tokens[..., None])[..., 0]
-            q = 1.0 if drafted.probs is None else drafted.probs.gather(-1, drafted.tokens[..., None])[..., 0]
-            same = draws.uniform("accept", positions[:, :k]) * q < p
-        return (same | (lock[:, :k] >= 0)).to(torch.int64).cumprod(-1).sum(-1).tolist()
-
-    def _emit(
-        self,
-        drafted: Drafted,
-        targets: Tokens,
-        law: Probs | None,
-        lock: Tokens,
-        accepted: list[int],
-        draws: Draws,
-        positions: Tensor,
-    ) -> list[list[int]]:
-        """The kept draft and one token more: the AR model's, or after a speculative rejection one from the residual."""
-        k = drafted.tokens.shape[1]
-        emitted = []
-        for row, count in enumerate(accepted):
-            last = int(targets[row, count])
-            if self.rule == "speculative" and law is not None and count < k:
-                p = law[row, count]
-                if drafted.probs is None:
-                    residual = p.index_fill(0, drafted.tokens[row, count], 0.0)
-                else:
-                    residual = (p - drafted.probs[row, count]).clamp(min=0)
-                here = draws.rows(torch.tensor([row])).uniform("residual", positions[row : row + 1, count : count + 1])
-                last = int(categorical(residual[None, None], here))
-            last = int(lock[row, count]) if lock[row, count] >= 0 else last
-            emitted.append([*drafted.tokens[row, :count].tolist(), last])
-        return emitted
+def reading(answers: Answers, drafted: Drafted) -> tuple[Tokens, Tensor]:
+    """What a verifying call reads, [seed, draft] of each running row: tokens `[B, k + 1]` and counts `[B]`."""
+    seeds = torch.tensor([[text[-1]] for text in answers.texts])
+    return torch.cat((seeds, drafted.tokens), 1), 1 + drafted.lengths()

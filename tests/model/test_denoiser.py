@@ -180,8 +180,8 @@ def test_bad_input_is_named():
         model(torch.zeros(1, 2, dtype=torch.int64), clean_places(1, 2), causal(), condition=3)
     with pytest.raises(ValueError, match="beyond the model's 64"):
         model(torch.zeros(1, 65, dtype=torch.int64), clean_places(1, 65), causal())
-    with pytest.raises(ValueError, match="capacity is 65"):
-        model.new_cache(1, 65)
+    with pytest.raises(ValueError, match="capacity is 0"):
+        model.new_cache(1, 0)
     with pytest.raises(ValueError, match="does not fit the cache of 8"):
         model.read(torch.zeros(1, 9, dtype=torch.int64), torch.tensor([9]), model.new_cache(1, 8))
     slots = model.slots()
