@@ -249,7 +249,7 @@ def train(
 ) -> Denoiser:  # fmt: skip
     """One network on the mix of the three tasks. The budget is steps times rows: puzzles seen."""
     denoiser = initialise(config, seed)
-    recipe = Recipe(f"reasoning {arm}", config, max_steps=max_steps, seed=seed)
+    recipe = Recipe(f"reasoning {arm}", config, max_steps=max_steps, seed=seed, bfloat16=False)
     for progress in Trainer(denoiser, recipe, make_batches(arm, seed, rows)).run():
         report(progress)
     return denoiser
