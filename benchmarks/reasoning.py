@@ -221,10 +221,10 @@ def main() -> None:
         "",
         *report.table(["arm", "steps", "puzzles", "positions", "loss of the last 5%", "minutes"], told),
         "",
-        f"Whole puzzles right of {options.items} a task, per cent with 95% Wilson intervals, and calls a puzzle. A call is one forward "
-        "for one puzzle; only blanks cost calls. A canvas call computes 17 positions; an AR call needs one, given a cache. No tested "
-        f"solution was trained on; all sudokus tested share {sum(map(for_testing, GRIDS))} of the {len(GRIDS)} grids, so that their "
-        "intervals speak of new puzzles more than of new grids.",
+        f"Whole puzzles right of {options.items} a task, per cent with 95% Wilson intervals, and calls a puzzle. A call is "
+        "one forward for one puzzle; only blanks cost calls. A canvas call computes 17 positions; an AR call needs one, "
+        "given a cache. No tested solution was trained on; all sudokus tested share "
+        f"{sum(map(for_testing, GRIDS))} of the {len(GRIDS)} grids, so their intervals speak of new puzzles more than new grids.",
         "",
         *report.table(["arm", "order", *(x for task in TASKS for x in (task, "calls"))], cells),
         "",
