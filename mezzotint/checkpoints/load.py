@@ -247,9 +247,9 @@ KNOWN = {
     "tiny": Known(
         "a model of 1.3 million weights, trained from scratch by `mezzotint train tiny`",
         "Apache-2.0",
-        "TINYSHA",
+        "33a45dfce6e876aed576e57d8cb560e7b6d1e1217b8ac1a51339a27b92852fdd",
         Facts(noise="hybrid", shift=0, canvas_length=32, trained_canvas=True),
-        parameters=0,
+        parameters=1_263_104,
         folder=Path(__file__).parent / "tiny",
     ),
 }

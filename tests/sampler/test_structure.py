@@ -217,10 +217,12 @@ def opens_and_deletes(text, start):
     return [CONTROL["DELETE"] if x == 7 else CONTROL["INSERT"] if x == 5 and 7 not in text else x for x in text]
 
 
-@pytest.mark.parametrize(("say", "ends"), [(swaps, [[1, 6, 2], [6, 6, 2]]), (opens_and_deletes, [[1, 7, 5, 2]])])
+@pytest.mark.parametrize(
+    ("say", "ends"), [(swaps, [[1, 6, 2], [6, 6, 2], [5, 5, 2]]), (opens_and_deletes, [[1, 7, 5, 2]])]
+)
 def test_a_network_that_goes_in_circles_is_stopped(say, ends, monkeypatch):
     run = restructuring(Scripted(say))
-    sources = [[1, 5, 2], [5, 6, 2]][: len(ends)]
+    sources = [[1, 5, 2], [5, 6, 2]][: len(ends)]  # of two changes equally weak, either may be dropped
     canvas = opened(sources)
     steps = list(run.steps(canvas, None, Draws.of(0, len(sources))))
     assert len(steps) < 8 and canvas.done().all()
