@@ -187,11 +187,17 @@ def generate(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    draft: Annotated[str, typer.Option(help="Drafts of verified: fixed-point, random or text.")] = "fixed-point",
+    draft: Annotated[
+        str,
+        typer.Option(
+            help="Drafts of verified: fixed-point, random, text, or the own canvas: self, self-last, self-two-call."
+        ),
+    ] = "fixed-point",
     draft_file: Annotated[str | None, typer.Option(help="The text that --draft text expects.")] = None,
     draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 4,
     policy: Policy = None,
     quality: Quality = None,
+    blocks_in_flight: Annotated[int, typer.Option(help="Canvases that diffusion works on at once.")] = 1,
     lock: Annotated[
         list[str] | None,
         typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable."),
@@ -208,7 +214,7 @@ def generate(
     request = Request(
         argument_text(prompt, "the prompt"), raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
-        policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])),
+        policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
     )  # fmt: skip
     engine, load_seconds = _load(model)
     request = _raw_if_untaught(request, engine)

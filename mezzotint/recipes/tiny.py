@@ -1,4 +1,4 @@
-"""`tiny`: a model of a million weights, trained from scratch on two cores in ten minutes. It generates, fills holes, repairs.
+"""`tiny`: a model of 1.3 million weights, trained from scratch on a CPU in ten minutes. It generates, fills holes, repairs.
 
     text       little texts of our own; dialogues and documentation of the training folder where it is there
     tokens     byte-level BPE trained on that text; control tokens MASK, DELETE, INSERT, EXPAND
@@ -100,7 +100,7 @@ def make_tokenizer(texts: list[str], size: int = VOCABULARY) -> Tokenizer:
 
 
 def config(vocab_size: int) -> ModelConfig:
-    """1.2 million weights."""
+    """1.3 million weights."""
     return ModelConfig(vocab_size, 128, 5, 4, 4, 32, 384, 4 * LENGTH, canvas_role=True)
 
 
