@@ -92,7 +92,7 @@ def test_doctor_says_what_is_there(base_path, tmp_path):
         (("edit",), "", ("empty",)), (("edit",), b"\x80abc", ("not UTF-8",)), (("edit",), b"a\0b", ("binary file",)),
         (("generate", "x", "--model", "defualt"), "", ("'defualt'", "did you mean default")),
         (("generate", "x", "--decode", "magic"), "", ("'magic'", "ar, verified, diffusion")),
-        (("generate", "x", "--policy", "magic", "--decode", "diffusion"), "", ("'magic'", "threshold, entropy")),
+        (("generate", "x", "--policy", "magic", "--decode", "diffusion"), "", ("'magic'", "threshold, factor")),
         (("generate", "x", "--max-tokens", "0"), "", ("max_tokens is 0",)),
         (("generate", "x", "--draft", "magic"), "", ("'magic'", "fixed-point, random, text")),
         (("generate", "x", "--draft", "text"), "", ("draft_text",)),

@@ -166,7 +166,7 @@ def test_infill_writes_the_given_text_back_to_the_byte(folder, tmp_path):
     [
         (("infill", "no hole"), ("[[7]]",)), (("infill", ""), ("empty",)), (("infill", "[[0]]"), ("[[0]]", "at least 1")),
         (("infill", "[[ ]]", "--max-length", "0"), ("max_length is 0",)), (("infill", "[[900]]"), ("context", "128")),
-        (("infill", "[[1]]", "--policy", "magic"), ("'magic'", "threshold, entropy")),
+        (("infill", "[[1]]", "--policy", "magic"), ("'magic'", "threshold, factor")),
         (("generate", "x", "--quality", "preset"), ("'preset'", "fast, balanced, best")),
         (("watch", "x", "--policy", "top", "--policy", "entropy"), ("--decode diffusion",)),
         (("chat", "--decode", "magic"), ("'magic'", "ar, verified, diffusion")),

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from mezzotint.draws import Draws
 from mezzotint.engine.engine import Engine
+from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.canvas import ACCEPTED, OPEN, Canvas
 from mezzotint.sampler.decoding import POLICIES, Decoding
-from mezzotint.sampler.loop import CanvasDenoiser, Sampler
+from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -95,12 +96,21 @@ def split_holes(text: str) -> tuple[list[str], list[int | None]]:
 class _Spaced:
     """A denoiser that predicts only tokens beginning with a space at `where` `[B, C]`; spaced bool `[V]`."""
 
-    denoiser: CanvasDenoiser
+    denoiser: Denoiser
     where: Where
     spaced: Tensor
 
     def denoise(self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any) -> Logits:
-        logits = self.denoiser.denoise(tokens, positions, valid, cache)
+        return self._spaced(self.denoiser.denoise(tokens, positions, valid, cache))
+
+    def denoise_with_shadow(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, masks: Tokens
+    ) -> tuple[Logits, Logits]:
+        """The same for policies that ask for shadows (WINO)."""
+        logits, shadow = self.denoiser.denoise_with_shadow(tokens, positions, valid, cache, masks)
+        return self._spaced(logits), self._spaced(shadow)
+
+    def _spaced(self, logits: Logits) -> Logits:
         logits[self.where] = logits[self.where].masked_fill(~self.spaced, -torch.inf)
         return logits
 
@@ -209,7 +219,7 @@ class Blanks:
         decoding = replace(self.decoding, num_steps=steps)
         sampler = Sampler(self._denoiser(holes), self.engine.checkpoint.process, decoding, self.banned)
         for step in sampler.steps(canvas, self._cache(canvas), self._draws(1)):
-            self._record(canvas, 0, step.number)
+            self._record(canvas, 0, step.number, step.positions)
         tokens = canvas.tokens[0].tolist()
         status = [ACCEPTED if s == OPEN else s for s in canvas.status[0].tolist()]
         self.trace.add(Frame("commit", 0, self._block, 0, self.start, tokens, status, len(tokens), 0, 0))
@@ -222,7 +232,8 @@ class Blanks:
 
     def _cache(self, canvas: Canvas) -> Any:
         count, width = canvas.tokens.shape
-        cache = self.engine.denoiser.new_cache(count, self.start + width)
+        passes = 2 if "shadow" in self.decoding.needs else 1  # canvas and shadows share the scratch
+        cache = self.engine.denoiser.new_cache(count, self.start + passes * width)
         if self.start:
             self.engine.denoiser.read(
                 torch.full((count, 1), _start_id(self.engine)), torch.ones(count, dtype=torch.int64), cache
@@ -232,11 +243,13 @@ class Blanks:
     def _draws(self, count: int) -> Draws:
         return self.draws.rows(torch.zeros(count, dtype=torch.int64))  # every row the same numbers
 
-    def _record(self, canvas: Canvas, row: int, step: int) -> None:
+    def _record(self, canvas: Canvas, row: int, step: int, positions: int | None = None) -> None:
         valid = canvas.valid[row]
         tokens, status = canvas.tokens[row, valid].tolist(), canvas.status[row, valid].tolist()
         seconds = round(time.perf_counter() - self._began, 4)
-        self.trace.add(Frame("denoise", 0, self._block, step, self.start, tokens, status, 0, 1, len(tokens), seconds))
+        self.trace.add(
+            Frame("denoise", 0, self._block, step, self.start, tokens, status, 0, 1, positions or len(tokens), seconds)
+        )
 
 
 LengthFinder = Callable[[Blanks, int], int]  # (the text as it stands, number of the hole) -> its length in tokens

@@ -151,7 +151,7 @@ def test_holes_and_escapes_are_read():
     ("text", "options", "words"),
     [
         ("no hole", {}, "no hole"), (r"\[[ ]]", {}, "no hole"), ("[[0]]", {}, "has no tokens"),
-        ("[[999]]", {}, "999"), ("word " * 200 + "[[ ]]", {}, "context"), ("[[1]]", {"policy": "magic"}, "threshold, entropy"),
+        ("[[999]]", {}, "999"), ("word " * 200 + "[[ ]]", {}, "context"), ("[[1]]", {"policy": "magic"}, "threshold, factor"),
         ("[[1]]", {"seed": 2**70}, "64-bit"), ("[[ ]]", {"max_length": 0}, "max_length is 0"),
         ("[[1]]", {"temperature": -1.0}, "temperature is -1"),
     ],
