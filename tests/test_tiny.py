@@ -65,10 +65,10 @@ def test_it_repairs_a_planted_error_and_leaves_clean_text_alone(engine):
     clean = "The red dog runs in the park. It runs because it is happy."
     spoiled = clean.replace("runs because", "runs seven")
     assert mz.repair(engine, clean).hunks == []
-    fixed = mz.repair(engine, spoiled, threshold=0.6)
+    fixed = mz.repair(engine, spoiled)
     assert fixed.after == clean and [h.after for h in fixed.hunks] == [" because"]
     start = spoiled.index(" seven")
-    assert mz.repair(engine, spoiled, threshold=0.6, locks=[(start, start + 6)]).after != clean
+    assert mz.repair(engine, spoiled, locks=[(start, start + 6)]).after != clean
     with pytest.raises(ValueError, match="threshold is 2"):
         mz.repair(engine, clean, threshold=2)
     with pytest.raises(ValueError, match="tokens; this model reads"):
@@ -94,9 +94,9 @@ def test_train_edit_and_infill_from_the_command_line(tmp_path):
     assert code == 2 and "exists" in errors
     assert run("train", "huge", "--out", str(tmp_path / "x"))[0] == 2
     code, text, errors = run(
-        "edit", "--model", "tiny", "--diff", stdin="The red dog runs in the park. It runs seven it is happy.\n"
+        "edit", "--model", "tiny", "--diff", stdin="The blue horses wait in seven garden.\n"
     )
-    assert code == 0 and "reads no instruction" in errors
+    assert code == 0 and "reads no instruction" in errors and "+The blue horses wait in the garden." in text
     code, text, _ = run("infill", "Mia has a [[1]] ball. She takes the red ball home.", "--model", "tiny")
     assert code == 0 and text.startswith("Mia has a ")
     code, text, _ = run("models")

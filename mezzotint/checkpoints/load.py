@@ -247,7 +247,7 @@ KNOWN = {
     "tiny": Known(
         "a model of 1.3 million weights, trained from scratch by `mezzotint train tiny`",
         "Apache-2.0",
-        "33a45dfce6e876aed576e57d8cb560e7b6d1e1217b8ac1a51339a27b92852fdd",
+        "81e28b505fcf5306df6c92f0cd2699c130327b51cc59845d475b0cbbe7d73cfa",
         Facts(noise="hybrid", shift=0, canvas_length=32, trained_canvas=True),
         parameters=1_263_104,
         folder=Path(__file__).parent / "tiny",
