@@ -93,9 +93,7 @@ def test_train_edit_and_infill_from_the_command_line(tmp_path):
     code, _, errors = run("train", "tiny", "--out", str(out))
     assert code == 2 and "exists" in errors
     assert run("train", "huge", "--out", str(tmp_path / "x"))[0] == 2
-    code, text, errors = run(
-        "edit", "--model", "tiny", "--diff", stdin="The blue horses wait in seven garden.\n"
-    )
+    code, text, errors = run("edit", "--model", "tiny", "--diff", stdin="The blue horses wait in seven garden.\n")
     assert code == 0 and "reads no instruction" in errors and "+The blue horses wait in the garden." in text
     code, text, _ = run("infill", "Mia has a [[1]] ball. She takes the red ball home.", "--model", "tiny")
     assert code == 0 and text.startswith("Mia has a ")
