@@ -99,7 +99,9 @@ def fill_holes(
         starts = torch.zeros(len(some), dtype=torch.int64)
         canvas = Canvas.blank(checkpoint.process, starts, tokens.shape[1], draws, torch.where(hidden, -1, tokens))
         canvas.valid = valid
-        for step in sampler.steps(canvas, denoiser.new_cache(*tokens.shape), draws):
+        passes = 2 if "shadow" in decoding.needs else 1  # canvas and shadows share the scratch
+        cache = denoiser.new_cache(len(some), passes * tokens.shape[1])
+        for step in sampler.steps(canvas, cache, draws):
             totals[4] += int(step.running.sum())
         same = canvas.tokens == tokens
         for i, where in enumerate(holes):

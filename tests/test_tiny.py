@@ -62,11 +62,11 @@ def test_all_three_decoders_write_text(engine):
 
 
 def test_it_repairs_a_planted_error_and_leaves_clean_text_alone(engine):
-    clean = "The red dog runs in the park. It runs because it is happy."
-    spoiled = clean.replace("runs because", "runs seven")
+    clean = "The green goats sleep in the station. They jump because they are happy."
+    spoiled = clean.replace("happy", "seven")
     assert mz.repair(engine, clean).hunks == []
     fixed = mz.repair(engine, spoiled)
-    assert fixed.after == clean and [h.after for h in fixed.hunks] == [" because"]
+    assert fixed.after == clean and [h.after for h in fixed.hunks] == [" happy"]
     start = spoiled.index(" seven")
     assert mz.repair(engine, spoiled, locks=[(start, start + 6)]).after != clean
     with pytest.raises(ValueError, match="threshold is 2"):

@@ -247,7 +247,7 @@ KNOWN = {
     "tiny": Known(
         "a model of 1.3 million weights, trained from scratch by `mezzotint train tiny`",
         "Apache-2.0",
-        "81e28b505fcf5306df6c92f0cd2699c130327b51cc59845d475b0cbbe7d73cfa",
+        "fc7d0be1d5ba93fedd243c7d2c3634045c5d6af4c5624f21d5153dba0aaf8b26",
         Facts(noise="hybrid", shift=0, canvas_length=32, trained_canvas=True),
         parameters=1_263_104,
         folder=Path(__file__).parent / "tiny",

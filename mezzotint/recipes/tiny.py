@@ -37,6 +37,7 @@ SHARE = 0.1  # of the noise that is a random token instead of the mask
 HELD_OUT = 0.06  # of the sources
 OBJECTIVES = ("diffusion", "ar")
 BLOCKS = (8, 16, 32)
+AR_STEPS = 800  # first batches of a denoising run: every token teaches, where a canvas teaches by its hidden ones
 
 
 class Document(NamedTuple):
@@ -120,9 +121,12 @@ def tokenise(corpus: list[Document], tokenizer: Tokenizer) -> list[list[int]]:
     return [[end, *tokenizer.encode(document.text), end][:LENGTH] for document in corpus]
 
 
-def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion", count: int = 16) -> Batches:
-    """step -> batch. Diffusion alternates between whole canvases and two streams; a row loses its first <end> half the time.
+def make_batches(
+    rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion", count: int = 16, ar_steps: int = AR_STEPS
+) -> Batches:
+    """step -> batch. Diffusion begins with `ar_steps` of AR, then takes two whole canvases and one of two streams by turns.
 
+    A row loses its first <end> half the time, since a text may begin anywhere.
     count: rows of a whole-canvas or AR batch; a two-stream batch, whose rows are computed twice, has half as many.
     """
     if objective not in OBJECTIVES:
@@ -131,11 +135,11 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
 
     def batch(step: int) -> Batch:
         generator = rows.generator(step)
-        streams = objective == "diffusion" and step % 2 == 1
+        streams = objective == "diffusion" and step >= ar_steps and step % 3 == 2
         some = rows.draw(count // 2 if streams else count, generator)
         bare = (torch.rand(len(some), generator=generator) < 0.5).tolist()
         some = [row[1:] if cut else row for row, cut in zip(some, bare, strict=True)]
-        if objective == "ar":
+        if objective == "ar" or step < ar_steps:
             return causal_batch(*pad_rows(some, end))
         draws = Draws.of([rows.seed + index for index in range(len(some))]).at(step=step)
         if streams:
@@ -159,7 +163,8 @@ def train(
     )  # fmt: skip
     denoiser = initialise(recipe.config, seed)
     rows = Rows(tokenise(corpus.train, tokenizer), seed)
-    for progress in Trainer(denoiser, recipe, make_batches(rows, tokenizer, objective, count)).run():
+    ar_steps = min(AR_STEPS, max_steps // 4) if max_steps else AR_STEPS
+    for progress in Trainer(denoiser, recipe, make_batches(rows, tokenizer, objective, count, ar_steps)).run():
         report(progress)
     known = facts(tokenizer)
     if objective == "ar":

@@ -38,9 +38,10 @@ class Corruption:
     """How a row is spoiled. Shares of rows: `holes`, `errors`, the rest noise of `process`. keep: weight of right tokens."""
 
     process: NoiseProcess
-    holes: float = 0.3
-    errors: float = 0.2
+    holes: float = 0.5
+    errors: float = 0.15
     max_error_rate: float = 0.2
+    most_holes: int = 5
     max_hole: int = 12
     keep: float = 0.1
 
@@ -101,12 +102,12 @@ class Corruption:
         return torch.where(spoiled == clean, self.keep, 1.0) * real
 
     def _spans(self, real: Where, generator: torch.Generator) -> Where:
-        """One to three holes of 1 to `max_hole` positions a row."""
+        """One to `most_holes` holes of 1 to `max_hole` positions a row."""
         rows, length = real.shape
         position = torch.arange(length)
         hidden = torch.zeros(rows, length, dtype=torch.bool)
-        count = torch.randint(1, 4, (rows, 1), generator=generator)
-        for hole in range(3):
+        count = torch.randint(1, self.most_holes + 1, (rows, 1), generator=generator)
+        for hole in range(self.most_holes):
             size = torch.randint(1, self.max_hole + 1, (rows, 1), generator=generator)
             start = (torch.rand(rows, 1, generator=generator) * real.sum(-1, keepdim=True)).to(torch.int64)
             hidden |= (position >= start) & (position < start + size) & (hole < count)
