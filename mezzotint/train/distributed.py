@@ -62,7 +62,7 @@ class Ranks:
             return [list(numbers)]
         mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         all_of_them = mine.new_empty(self.size * len(numbers))
-        dist.all_gather_into_tensor(all_of_them, mine)
+        _all_gather(all_of_them, mine)
         rows: list[list[float]] = all_of_them.view(self.size, -1).tolist()
         return rows
 
@@ -87,7 +87,7 @@ class Ranks:
             tree = Tree()
             for row in mine.view(self.size, -1).clone():
                 tree.add([row])
-            dist.all_gather_into_tensor(padded, tree.total()[0].contiguous())
+            _all_gather(padded, tree.total()[0].contiguous())
             piece.copy_(padded[: len(piece)])
         begin = 0
         for t in tensors:
@@ -101,6 +101,7 @@ class Ranks:
 
 
 ALONE = Ranks()
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
 
 
 class Tree:
@@ -142,12 +143,12 @@ def join(timeout: float = TIMEOUT) -> Iterator[Ranks]:
     nccl where there are GPUs, gloo where not. A rank that hears nothing from the others for `timeout` seconds ends with
     an error instead of waiting for ever.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ.get("WORLD_SIZE", "0"))
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    if size == 1:
+    if size == 0:
         yield Ranks(device=device)
         return
     limit = datetime.timedelta(seconds=timeout)
@@ -174,6 +175,12 @@ def shard(denoiser: Denoiser, ranks: Ranks) -> None:
     fully_shard(denoiser, mesh=mesh).set_gradient_divide_factor(1.0)
     for block in denoiser.blocks:
         block.set_gradient_divide_factor(1.0)  # type: ignore[operator]  # an FSDPModule now
+
+
+def gather_weights(denoiser: Denoiser) -> None:
+    """The end of sharding: every rank holds whole weights again, as plain tensors."""
+    for module in (denoiser, *denoiser.blocks):
+        module.unshard()  # type: ignore[operator]
 
 
 def synchronise(denoiser: nn.Module, last: bool) -> None:

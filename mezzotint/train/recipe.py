@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from mezzotint.model.config import ModelConfig
 
 PROBE = 0.05  # of a time-boxed run, after which its number of steps is fixed
+FREE = ("save_minutes", "shard")  # what a run may change when it goes on: no result depends on them
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ def _read(key: str, text: str, kind: Any) -> Any:
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """What two recipes as JSON disagree in, as sentences; `save_minutes` may differ, it changes no result."""
+    """What two recipes as JSON disagree in, as sentences, but for what is `FREE`."""
     found = []
     for key in sorted(saved.keys() | now.keys()):
         a, b = saved.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{prefix}{key}.")
-        elif a != b and key != "save_minutes":
+        elif a != b and key not in FREE:
             found.append(f"{prefix}{key} was {a} and is {b}")
     return found

@@ -140,8 +140,9 @@ def _finish(part: Path, place: Path, facts: Mapping[str, Any]) -> None:
         file.write(json.dumps(facts, indent=1, sort_keys=True).encode())
     files = {}
     for path in sorted(part.iterdir()):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        if path.name.startswith("shard-"):  # the others are flushed where they are written
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
     with whole_file(part / MANIFEST) as file:
         file.write(_manifest(files))

@@ -31,7 +31,7 @@ from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.train import state
 from mezzotint.train.batch import Batch, Batches, by_rows
-from mezzotint.train.distributed import ALONE, Ranks, Tree, full, shard, synchronise, tree_sum
+from mezzotint.train.distributed import ALONE, Ranks, Tree, full, gather_weights, shard, synchronise, tree_sum
 from mezzotint.train.loss import Loss, loss_of
 from mezzotint.train.recipe import PROBE, Optimizer, Recipe, differences
 
@@ -77,18 +77,18 @@ class At:
     pre_decay_step: int | None = None
 
 
-class Diverged(FloatingPointError):
+class Diverged(RuntimeError):
     """Five steps in a row gave nothing to learn from: not finite, or no loss at all. Weights and checkpoints stay good."""
 
     exit_code = 3
 
 
-class Stopped(Exception):
+class Stopped(RuntimeError):
     """A signal ended the run after a step; where there is a folder, its checkpoint was written."""
 
     def __init__(self, number: int, step: int) -> None:
         self.exit_code = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name} after {step} steps")
+        super().__init__(f"stopped by {signal.Signals(number).name} after {step} steps; resuming goes on from there")
 
 
 def initialise(config: ModelConfig, seed: int) -> Denoiser:
@@ -337,6 +337,8 @@ class Trainer:
             with torch.no_grad():
                 for name, p in self.weights.items():
                     p.copy_(self.average[name])
+        if recipe.shard:
+            gather_weights(self.denoiser)
         self.denoiser.eval().requires_grad_(False)
 
     def _agree(self, due: bool, seconds: float) -> tuple[float, bool, float, float]:
@@ -461,4 +463,5 @@ def _out_of_memory(error: BaseException) -> bool:
         isinstance(error, torch.OutOfMemoryError | MemoryError)
         or "allocate memory" in text
         or "not enough memory" in text
+        or "bad_alloc" in text
     )
