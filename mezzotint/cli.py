@@ -1,7 +1,8 @@
 """The command line: one verb a need. Data goes to stdout, progress and summaries to stderr.
 
-Exit codes: 0 done; 1 something failed (file, network, disk, broken weights); 2 bad input or usage; 130 Ctrl-C; 141 the
-reader of our output went away. Heavy imports happen inside the verbs: `mezzotint --help` starts without torch.
+Exit codes: 0 done; 1 something failed (file, network, disk, broken weights); 2 bad input or usage; 3 training diverged;
+129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM; 141 the reader of our output went away. Heavy imports happen inside the
+verbs: `mezzotint --help` starts without torch.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def reporting(verb: Verb) -> Verb:
                 raise
             print(f"mezzotint: {_sentence(error)}", file=sys.stderr)
             failed = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "CheckpointError"
-            code = FAILED if failed else BAD_INPUT
+            code = getattr(error, "exit_code", FAILED if failed else BAD_INPUT)
         raise typer.Exit(code)
 
     return wrapped  # type: ignore[return-value]  # functools.wraps keeps the signature that typer reads
@@ -641,35 +642,64 @@ def replay(
 @reporting
 def train(
     recipe: Annotated[str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU.")] = "tiny",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, such as optimizer.learning_rate=3e-3."),
+    ] = None,
     out: Annotated[str, typer.Option(help="The folder to write; it must not exist.")] = "tiny-model",
-    minutes: Annotated[float, typer.Option(help="How long to train.")] = 9.0,
+    minutes: Annotated[
+        float | None, typer.Option("--max-minutes", "--minutes", help="How long to train; 9 if nothing says how long.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Train so many steps instead: the same on any machine.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run of the same --out that was stopped.")] = False,
     objective: Annotated[str, typer.Option(help="diffusion, or ar: the twin to compare with.")] = "diffusion",
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")] = None,
 ) -> None:
-    """Train a model from scratch. Text of the folder that MEZZOTINT_DATA names is added to our own."""
+    """Train a model from scratch. Text of the folder that MEZZOTINT_DATA names is added to our own.
+
+    Checkpoints of the run lie in OUT.run; Ctrl-C writes one. Under torchrun it is one run on all ranks.
+    """
     if recipe != "tiny":
         raise BadInput(f"unknown recipe {recipe!r}; known: tiny")
     if Path(out).exists():
         raise BadInput(f"{out} exists; give another folder with --out")
+    run = Path(f"{out}.run")
+    if run.is_dir() and any(run.iterdir()) and not resume:
+        raise BadInput(f"{run} holds a run that was stopped; --resume goes on with it, or give another --out")
     import torch
 
     from mezzotint.recipes import tiny
     from mezzotint.render import Progress
     from mezzotint.train.data import data_folder
+    from mezzotint.train.distributed import join
 
     if threads is not None:
         torch.set_num_threads(threads)
-    data = data_folder()
-    if data is None:
-        print("note: MEZZOTINT_DATA is not set; training on our own little texts alone", file=sys.stderr)
-    corpus = tiny.documents(data)
-    print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
-    with Progress() as panel:
-        checkpoint = tiny.train(corpus, None if steps else minutes, steps, seed, objective, report=panel.show)
-    checkpoint.save(out, torch.bfloat16)
-    print(out)
+    settings = _settings(minutes, steps, overrides or [])
+    with join() as ranks:
+        data = data_folder()
+        if data is None and ranks.first:
+            _note("MEZZOTINT_DATA is not set; training on our own little texts alone")
+        corpus = tiny.documents(data)
+        if ranks.first:
+            print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
+        with Progress() as panel:
+            checkpoint = tiny.train(
+                corpus, 9.0, None, seed, objective, report=panel.show if ranks.first else lambda progress: None,
+                overrides=settings, folder=run, resume=resume, ranks=ranks,
+            )  # fmt: skip
+        if ranks.first:
+            checkpoint.save(out, torch.bfloat16)
+            print(out)
+
+
+def _settings(minutes: float | None, steps: int | None, overrides: list[str]) -> list[str]:
+    """Overrides of a recipe that has minutes: steps alone take their place."""
+    given = [f"{key}={value}" for key, value in (("minutes", minutes), ("max_steps", steps)) if value is not None]
+    given += overrides
+    keys = {setting.partition("=")[0] for setting in given}
+    return ["minutes=none", *given] if "max_steps" in keys and "minutes" not in keys else given
 
 
 @app.command()

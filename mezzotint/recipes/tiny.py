@@ -10,9 +10,10 @@ The AR twin has the same shape, text, optimizer and budget; only its batches are
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,9 @@ from mezzotint.noise import Hybrid, NoiseProcess
 from mezzotint.recipes.tiny_text import little_texts
 from mezzotint.train.corruption import Corruption, causal_batch, pad_rows
 from mezzotint.train.data import Rows, held_out, read_rows
-from mezzotint.train.trainer import Batch, Batches, Progress, Recipe, Trainer, initialise
+from mezzotint.train.distributed import ALONE, Ranks
+from mezzotint.train.recipe import apply
+from mezzotint.train.trainer import Batch, Batches, Optimizer, Progress, Recipe, Trainer, by_rows, initialise
 
 END = "<|endoftext|>"
 CONTROL = {"MASK": "<|mask|>", "DELETE": "<|delete|>", "INSERT": "<|insert|>", "EXPAND": "<|expand|>"}
@@ -147,24 +150,40 @@ def make_batches(
             return corruption.blocks(some, end, size, draws, generator, ar=0.3)
         return corruption.whole(some, end, draws, generator)
 
-    return batch
+    return by_rows(batch)
+
+
+def recipe_of(
+    vocab_size: int, minutes: float | None, max_steps: int | None, seed: int = 0, objective: str = "diffusion",
+    learning_rate: float = 6e-3, optimizer: str = "muon",
+) -> Recipe:  # fmt: skip
+    """The run itself. In float32: so small a network is no faster in bfloat16."""
+    moves = Optimizer(optimizer, learning_rate)
+    return Recipe(f"tiny {objective}", config(vocab_size), minutes, max_steps, seed, moves, bfloat16=False)
 
 
 def train(
     corpus: Corpus, minutes: float | None, max_steps: int | None, seed: int = 0, objective: str = "diffusion",
     tokenizer: Tokenizer | None = None, report: Callable[[Progress], None] = lambda progress: None,
-    learning_rate: float = 6e-3, optimizer: str = "muon", count: int = 16,
+    learning_rate: float = 6e-3, optimizer: str = "muon", count: int = 16, overrides: Sequence[str] = (),
+    folder: Path | None = None, resume: bool = False, ranks: Ranks = ALONE,
 ) -> Checkpoint:  # fmt: skip
-    """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus."""
+    """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus.
+
+    overrides: `KEY=VALUE` settings of the recipe. folder: where the run keeps its own checkpoints; resume goes on from them.
+    """
     tokenizer = tokenizer or make_tokenizer([document.text for document in corpus.train])
-    recipe = Recipe(
-        f"tiny {objective}", config(tokenizer.vocab_size), minutes, max_steps, learning_rate, seed=seed,
-        optimizer=optimizer, bfloat16=False,  # so small a network is no faster in bfloat16
-    )  # fmt: skip
-    denoiser = initialise(recipe.config, seed)
-    rows = Rows(tokenise(corpus.train, tokenizer), seed)
-    ar_steps = min(AR_STEPS, max_steps // 4) if max_steps else AR_STEPS
-    for progress in Trainer(denoiser, recipe, make_batches(rows, tokenizer, objective, count, ar_steps)).run():
+    recipe = recipe_of(tokenizer.vocab_size, minutes, max_steps, seed, objective, learning_rate, optimizer)
+    recipe = apply(recipe, overrides)
+    denoiser = initialise(recipe.config, recipe.seed)
+    rows = Rows(tokenise(corpus.train, tokenizer), recipe.seed)
+    data = hashlib.sha256(repr(rows.rows).encode()).hexdigest()
+    ar_steps = min(AR_STEPS, recipe.max_steps // 4) if recipe.max_steps else AR_STEPS
+    batches = make_batches(rows, tokenizer, objective, count, ar_steps)
+    trainer = Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks)
+    if resume and (step := trainer.resume()):
+        trainer.say(f"going on from step {step}")
+    for progress in trainer.run():
         report(progress)
     known = facts(tokenizer)
     if objective == "ar":
