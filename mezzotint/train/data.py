@@ -400,6 +400,23 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     return found
 
 
+def find_evaluations(names: Sequence[str]) -> list[Path]:
+    """Evaluation files by path or by name in the training folder; `all` of those there. Raises ValueError for an unknown one."""
+    folder = data_folder()
+    known = {} if folder is None else {p.name.split(".")[0]: p for p in sorted(folder.glob("*-EVAL*.jsonl*"))}
+    found: list[Path] = []
+    for name in names:
+        if name == "all" and known:
+            found += known.values()
+        elif name in known or Path(name).is_file():
+            found.append(known.get(name, Path(name)))
+        else:
+            raise ValueError(
+                f"unknown evaluation {name!r}; a JSON-lines file, or one of: {', '.join(known) or 'none here'}"
+            )
+    return found
+
+
 def held_out(source: str, share: float) -> bool:
     """Is this source among the held-out `share`? A hash of its name decides, so that splits never move."""
     digest = hashlib.sha256(source.encode()).digest()
