@@ -835,6 +835,17 @@ def data_show(
     console.print(shown)
 
 
+@app.command("train-report")
+@reporting
+def train_report(
+    run: Annotated[str, typer.Argument(help="The folder of a training run, with its metrics.jsonl.")],
+) -> None:
+    """Draw a training run, finished or not: report.html in its folder, one page that needs nothing else."""
+    from mezzotint.train.monitor import write_report
+
+    print(write_report(run))
+
+
 def main() -> None:
     """Entry point of the `mezzotint` command."""
     try:
