@@ -769,14 +769,14 @@ def data_build(
 
     import mezzotint as mz
     from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
-    from mezzotint.train.tokens import build
+    from mezzotint.train.tokens import Choice, build
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
         corpus = build(
-            out, sources, mz.load(tokenizer).tokenizer, workers or os.cpu_count() or 1, strict, hold_out, only_held_out,
-            runs, report=lambda source, documents: status.update(f"{source}: {documents:,} documents"),
+            out, sources, mz.load(tokenizer).tokenizer, Choice(hold_out, only_held_out, runs), strict,
+            workers or os.cpu_count() or 1, report=lambda source, documents: status.update(f"{source}: {documents:,} documents"),
         )  # fmt: skip
     for name, entry in corpus.manifest["sources"].items():
         for reason, count in entry["skipped"].items():

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.tokenizer import Tokenizer
-from mezzotint.train.data import Document, Skipped, Source, held_out, runs_of_words
+from mezzotint.train.data import Document, Skipped, Source, held_out, read_documents, runs_of_words
 
 FORMAT = 1
 SHARD = 1 << 26  # tokens of a shard, at most but for one document
@@ -149,49 +149,122 @@ def _atoms(pieces: Iterable[int | str]) -> list[int | str]:
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which documents enter. hold_out: this share of their sources stays out, or, with only_held_out, is all that enters.
+
+    without: `evaluation_runs`; a document that shares one stays out.
+    """
+
+    hold_out: float = 0.0
+    only_held_out: bool = False
+    without: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"hold_out is {self.hold_out}; it must lie in [0, 1)")
+
+
+class Encoded(NamedTuple):
+    """A document on its way into a corpus: its tokens, or why it has none. digest: of its text, to find repetitions."""
+
+    place: str
+    digest: bytes
+    found: Tokens | str
+    harmless: bool = False  # no error even where bad rows are
+
+
+Stream = Iterator[tuple[str, Encoded]]  # with the name of the source
+
+
+def encode(document: Document, tokenizer: Tokenizer, choice: Choice) -> Encoded | None:
+    """One document; None when it belongs to the other side of a split."""
+    if held_out(document.source, choice.hold_out) != choice.only_held_out:
+        return None
+    digest = hashlib.blake2b(document.content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    if choice.without and any(run in choice.without for run in runs_of_words(document.content)):
+        return Encoded(document.place, digest, "shares words with an evaluation", harmless=True)
+    try:
+        return Encoded(document.place, digest, tokenise(document, tokenizer))
+    except ValueError as error:
+        return Encoded(document.place, digest, f"cannot be encoded: {error}")
+
+
+def encode_file(source: Source, file: Path, tokenizer: Tokenizer, choice: Choice, strict: bool) -> Iterator[Encoded]:
+    """Every document of a file, then what was wrong with its other rows."""
+    skipped = Skipped(strict)
+    for document in read_documents(file, skipped, source.permissive):
+        if (encoded := encode(document, tokenizer, choice)) is not None:
+            yield encoded
+    for reason, count in skipped.counts.items():
+        for _ in range(count):
+            yield Encoded(skipped.first[reason], b"", reason, harmless=True)
+
+
+def in_threads(sources: Sequence[Source], tokenizer: Tokenizer, choice: Choice, strict: bool, workers: int) -> Stream:
+    """Every document of sources, in order, tokenised by `workers` threads (the tokenizer leaves Python while it works)."""
+
+    def run(chunk: list[Document]) -> list[Encoded]:
+        return [e for e in (encode(document, tokenizer, choice) for document in chunk) if e is not None]
+
+    with ThreadPoolExecutor(workers) as pool:
+        for source in sources:
+            skipped = Skipped(strict)
+            documents = source.documents(skipped)
+            for done in _in_order(pool, run, _chunks(documents), 4 * workers):
+                yield from ((source.name, encoded) for encoded in done)
+            for reason, count in skipped.counts.items():
+                for _ in range(count):
+                    yield source.name, Encoded(skipped.first[reason], b"", reason, harmless=True)
+
+
 def build(
     out: str | Path,
     sources: Sequence[Source],
     tokenizer: Tokenizer,
-    workers: int = 1,
+    choice: Choice = Choice(),
     strict: bool = False,
-    hold_out: float = 0.0,
-    only_held_out: bool = False,
-    without: frozenset[int] = frozenset(),
+    workers: int = 1,
+    stream: Callable[[Sequence[Source]], Stream] | None = None,
     report: Callable[[str, int], None] = lambda source, documents: None,
     shard: int = SHARD,
 ) -> Corpus:
-    """Tokenise sources into the folder `out`.
+    """Tokenise sources into the folder `out`. Of documents with the same text the first stays.
 
-    workers: threads that tokenise. strict: a row that cannot be used is an error. hold_out: this share of the documents'
-    sources is left out, or, with only_held_out, is all that is taken. without: `evaluation_runs`; a document that shares
-    one is left out. Exact repetitions are left out too. Raises ValueError (nothing left, bad files), FileExistsError, OSError.
+    workers: threads that tokenise. strict: a row that cannot be used is an error. stream: another way to encode sources, in
+    the same order (`ray.py`). Raises ValueError (nothing to learn, damaged files), FileExistsError, OSError.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least 1")
-    if not 0 <= hold_out < 1:
-        raise ValueError(f"hold_out is {hold_out}; it must lie in [0, 1)")
+    sources = sorted(sources, key=lambda source: source.name)
+    encoded = stream(sources) if stream else in_threads(sources, tokenizer, choice, strict, workers)
     table: dict[str, Any] = {}
     seen: set[bytes] = set()
-    with whole_folder(out) as part, ThreadPoolExecutor(workers) as pool:
-        for source in sorted(sources, key=lambda source: source.name):
-            skipped = Skipped(strict)
-            documents = _chosen(source, skipped, seen, hold_out, only_held_out, without)
-            writer = _Writer(part, source.name, tokenizer.vocab_size, shard)
-            for done in _in_order(
-                pool, lambda chunk: [_tried(d, tokenizer) for d in chunk], _chunks(documents), 4 * workers
-            ):
-                for place, found in done:
-                    if isinstance(found, str):
-                        skipped.add(place, found)
-                    else:
-                        writer.add(found)
-                report(source.name, writer.documents)
+    with whole_folder(out) as part:
+        writers = {source.name: _Writer(part, source.name, tokenizer.vocab_size, shard) for source in sources}
+        skips = {source.name: Skipped(strict) for source in sources}
+        before = ""
+        for name, (place, digest, found, harmless) in encoded:
+            if name != before and before:
+                writers[before].flush()
+            before = name
+            if isinstance(found, str):
+                skips[name].add(place, found, harmless)
+            elif digest in seen:
+                skips[name].add(place, "is a repetition", harmless=True)
+            else:
+                seen.add(digest)
+                writers[name].add(found)
+                report(name, writers[name].documents)
+        for source in sources:
+            writer, skipped = writers[source.name], skips[source.name]
             writer.flush()
             table[source.name] = {
                 "files": [file.name for file in source.files], "documents": writer.documents, "tokens": writer.tokens,
                 "learnt": writer.learnt, "skipped": dict(sorted(skipped.counts.items())),
-                "first_skipped": {reason: _relative(place, source) for reason, place in sorted(skipped.first.items())},
+                "first_skipped": {
+                    reason: _relative(place, source) for reason, place in sorted(skipped.first.items())
+                },
                 "shards": writer.shards,
             }  # fmt: skip
         if not any(entry["documents"] for entry in table.values()):
@@ -210,30 +283,6 @@ def write_manifest(folder: Path, sources: Mapping[str, Any], tokenizer: Tokenize
     }  # fmt: skip
     with whole_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def _chosen(
-    source: Source, skipped: Skipped, seen: set[bytes], share: float, only: bool, without: frozenset[int]
-) -> Iterator[Document]:
-    """The documents that enter, in order. `seen`: digests of all so far."""
-    for document in source.documents(skipped):
-        if held_out(document.source, share) != only:
-            continue
-        digest = hashlib.blake2b(document.content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        if digest in seen:
-            skipped.add(document.place, "is a repetition", harmless=True)
-        elif without and any(run in without for run in runs_of_words(document.content)):
-            skipped.add(document.place, "shares words with an evaluation", harmless=True)
-        else:
-            yield document
-        seen.add(digest)
-
-
-def _tried(document: Document, tokenizer: Tokenizer) -> tuple[str, Tokens | str]:
-    try:
-        return document.place, tokenise(document, tokenizer)
-    except ValueError as error:
-        return document.place, f"cannot be encoded: {error}"
 
 
 def _relative(place: str, source: Source) -> str:
@@ -267,7 +316,7 @@ class _Writer:
     def __init__(self, folder: Path, name: str, vocab_size: int, size: int) -> None:
         self.folder, self.name, self.type, self.size = folder, name, token_type(vocab_size), size
         self.shards: list[dict[str, Any]] = []
-        self.documents = self.tokens = self.learnt = self.held = 0
+        self.documents = self.tokens = self.learnt = self.held = 0  # held: tokens that wait
         self.waiting: list[Tokens] = []
 
     def add(self, tokens: Tokens) -> None:
@@ -275,13 +324,13 @@ class _Writer:
             self.flush()
         self.waiting.append(tokens)
         self.held += len(tokens.ids)
+        self.documents += 1
 
     def flush(self) -> None:
         if not self.waiting:
             return
         entry = write_shard(self.folder, f"{self.name}-{len(self.shards):05d}", self.waiting, self.type)
         self.shards.append(entry)
-        self.documents += entry["documents"]
         self.tokens += entry["tokens"]
         self.learnt += entry["learnt"]
         self.waiting, self.held = [], 0

@@ -10,7 +10,7 @@ from checkpoints.tiny_checkpoint import TEMPLATE, library_tokenizer
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.train import tokens as tokens_module
 from mezzotint.train.data import Source, held_out
-from mezzotint.train.tokens import Corpus, build, conversation, end_id, fingerprint, token_type
+from mezzotint.train.tokens import Choice, Corpus, build, conversation, end_id, fingerprint, token_type
 
 
 def make_tokenizer(template=TEMPLATE, **changes):
@@ -114,7 +114,7 @@ def test_conversations_that_cannot_be_encoded_are_counted(tmp_path):
 def test_what_is_held_out_and_what_overlaps_stays_out(tmp_path, sources):
     tokenizer = make_tokenizer()
     whole, train, rest = (
-        build(tmp_path / name, sources, tokenizer, hold_out=share, only_held_out=only)
+        build(tmp_path / name, sources, tokenizer, Choice(share, only))
         for name, share, only in (("whole", 0.0, False), ("train", 0.2, False), ("rest", 0.2, True))
     )
     names = [f"a{n}" for n in range(90) if n != 1]
@@ -124,7 +124,7 @@ def test_what_is_held_out_and_what_overlaps_stays_out(tmp_path, sources):
     from mezzotint.train.data import runs_of_words
 
     without = frozenset(runs_of_words("the and " * 7))
-    clean = build(tmp_path / "clean", sources, tokenizer, without=without)
+    clean = build(tmp_path / "clean", sources, tokenizer, Choice(without=without))
     assert clean.manifest["sources"]["b"]["skipped"]["shares words with an evaluation"] > 5
 
 
@@ -164,11 +164,14 @@ def test_bad_builds_are_named_and_leave_nothing(tmp_path, sources, monkeypatch):
     tokenizer = make_tokenizer()
     (tmp_path / "empty.jsonl").touch()
     for change, problem in (
-        ({"workers": 0}, "workers is 0"), ({"hold_out": 1.0}, "hold_out is 1.0"),
+        ({"workers": 0}, "workers is 0"),
         ({"sources": [Source("empty", (tmp_path / "empty.jsonl",))]}, r"no document to train on \(empty: empty\)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=problem):
             build(**{"out": tmp_path / "out", "sources": sources, "tokenizer": tokenizer} | change)
+
+    with pytest.raises(ValueError, match=r"hold_out is 1.0"):
+        Choice(1.0)
 
     def dies(*_):
         raise OSError(28, "No space left on device")
