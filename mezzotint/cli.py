@@ -763,6 +763,9 @@ def data_build(
             help="Evaluation file; documents that share 13 words in a row with it are left out. `all` of them."
         ),
     ] = None,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="Tokenise files on Ray (RAY_ADDRESS): the same result.")
+    ] = False,
 ) -> None:
     """Tokenise text into a corpus: JSON lines, parquet, plain text; plain or packed with zstd, xz or gzip."""
     from rich.console import Console
@@ -772,12 +775,19 @@ def data_build(
     from mezzotint.train.tokens import Choice, build
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
-    console = Console(stderr=True, highlight=False)
+    console, choice = Console(stderr=True, highlight=False), Choice(hold_out, only_held_out, runs)
+    words = mz.load(tokenizer).tokenizer
+    stream: Callable[..., Any] | None = None
+    if on_ray:
+        from mezzotint.train.ray import encoded
+
+        stream = functools.partial(encoded, tokenizer=words, choice=choice, strict=strict)
     with console.status("") as status:
-        corpus = build(
-            out, sources, mz.load(tokenizer).tokenizer, Choice(hold_out, only_held_out, runs), strict,
-            workers or os.cpu_count() or 1, report=lambda source, documents: status.update(f"{source}: {documents:,} documents"),
-        )  # fmt: skip
+
+        def report(source: str, documents: int) -> None:
+            status.update(f"{source}: {documents:,} documents")
+
+        corpus = build(out, sources, words, choice, strict, workers or os.cpu_count() or 1, stream, report)
     for name, entry in corpus.manifest["sources"].items():
         for reason, count in entry["skipped"].items():
             _note(f"{name}: {count} left out: {reason} (first: {entry['first_skipped'][reason]})")
@@ -835,13 +845,35 @@ def data_show(
     console.print(shown)
 
 
+@data_app.command("regenerate")
+@reporting
+def data_regenerate(
+    out: Annotated[str, typer.Argument(help="The JSON-lines file to write.")],
+    files: Annotated[list[str], typer.Argument(help="What to answer again, named as in `data build`.")],
+    model: ModelName = "default",
+    decode: Annotated[str, typer.Option(help="ar, verified or diffusion.")] = "ar",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer; those that do not end in it are left out.")] = 256,
+    temperature: Temperature = 0.7,
+    workers: Annotated[int, typer.Option(help="Copies of the model, on Ray (RAY_ADDRESS).")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of each copy.")] = 0,
+) -> None:
+    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation)."""
+    from mezzotint.train.ray import regenerate
+
+    asked, kept = regenerate(
+        out, files, model, workers, gpus, max_tokens=max_tokens, temperature=temperature, decode=decode
+    )
+    print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
+    print(out)
+
+
 @app.command("train-report")
 @reporting
 def train_report(
     run: Annotated[str, typer.Argument(help="The folder of a training run, with its metrics.jsonl.")],
 ) -> None:
     """Draw a training run, finished or not: report.html in its folder, one page that needs nothing else."""
-    from mezzotint.train.monitor import write_report
+    from mezzotint.train.report import write_report
 
     print(write_report(run))
 

@@ -23,15 +23,13 @@ from mezzotint.train.monitor import (
     BINS,
     Monitor,
     breakdown,
-    chart,
     duration,
     flops_per_position,
     read_metrics,
-    report,
     sample_text,
     sparkline,
-    write_report,
 )
+from mezzotint.train.report import chart, report, write_report
 from mezzotint.train.trainer import Recipe, Trainer, initialise
 
 MASK, V = 0, 60

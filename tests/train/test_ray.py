@@ -1,6 +1,7 @@
 """Ray Data gives what one machine gives: the same bytes, the same rows, the same answers. Not in the test installation."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mezzotint.train import ray as on_ray  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine
     import ray
 
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
