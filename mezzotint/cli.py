@@ -766,6 +766,148 @@ def doctor(json_output: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
+# -- training data --------------------------------------------------------------------------------------------------
+
+data_app = typer.Typer(
+    help="Training text: tokenise it once, see what is in it.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("build")
+@reporting
+def data_build(
+    out: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, names of the training folder's files, or `permissive` for all free ones."),
+    ],
+    tokenizer: Annotated[str, typer.Option(help="A model whose tokenizer and chat template are used.")] = "default",
+    workers: Annotated[int | None, typer.Option(help="Threads; as many as there are cores by default.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
+    hold_out: Annotated[float, typer.Option(help="Leave this share of the documents' sources out.")] = 0.0,
+    only_held_out: Annotated[bool, typer.Option("--only-held-out", help="Take what --hold-out leaves out.")] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Evaluation file; documents that share 13 words in a row with it are left out. `all` of them."
+        ),
+    ] = None,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="Tokenise files on Ray (RAY_ADDRESS): the same result.")
+    ] = False,
+) -> None:
+    """Tokenise text into a corpus: JSON lines, parquet, plain text; plain or packed with zstd, xz or gzip."""
+    from rich.console import Console
+
+    import mezzotint as mz
+    from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
+    from mezzotint.train.tokens import Choice, build
+
+    sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
+    console, choice = Console(stderr=True, highlight=False), Choice(hold_out, only_held_out, runs)
+    words = mz.load(tokenizer).tokenizer
+    stream: Callable[..., Any] | None = None
+    if on_ray:
+        from mezzotint.train.ray import encoded
+
+        stream = functools.partial(encoded, tokenizer=words, choice=choice, strict=strict)
+    with console.status("") as status:
+
+        def report(source: str, documents: int) -> None:
+            status.update(f"{source}: {documents:,} documents")
+
+        corpus = build(out, sources, words, choice, strict, workers or os.cpu_count() or 1, stream, report)
+    for name, entry in corpus.manifest["sources"].items():
+        for reason, count in entry["skipped"].items():
+            _note(f"{name}: {count} left out: {reason} (first: {entry['first_skipped'][reason]})")
+    print(f"{len(corpus)} documents, {corpus.num_tokens} tokens", file=sys.stderr)
+    print(out)
+
+
+@data_app.command("show")
+@reporting
+def data_show(
+    corpus: Annotated[str, typer.Argument(help="A folder made by `data build`.")],
+    length: Annotated[int, typer.Option(help="Tokens of a packed row, to see how full rows are.")] = 1024,
+    document: Annotated[int, typer.Option(help="The document to print.")] = 0,
+    json_output: Json = False,
+) -> None:
+    """Check a corpus's SHA-256, and show its sources, how it packs and a document: what the model learns to say is bold."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from mezzotint.checkpoints.tokenizer import Tokenizer
+    from mezzotint.render import table
+    from mezzotint.train.packing import Packing
+    from mezzotint.train.tokens import Corpus
+
+    opened = Corpus.open(corpus)
+    opened.verify()
+    packing = Packing(opened, length)
+    facts = {
+        "sha256": opened.sha256, "documents": len(opened), "tokens": opened.num_tokens, "row_length": length,
+        "rows": packing.rows_of_epoch(), "fill": round(packing.fill(), 4),
+    }  # fmt: skip
+    if json_output:
+        print(json.dumps({**facts, "sources": opened.manifest["sources"]}, ensure_ascii=False))
+        return
+    rows = [
+        {
+            "source": name, "documents": f"{entry['documents']:,}", "tokens": f"{entry['tokens']:,}",
+            "learnt": f"{entry['learnt'] / max(entry['tokens'], 1):.0%}", "left out": f"{sum(entry['skipped'].values()):,}",
+        }
+        for name, entry in opened.manifest["sources"].items()
+    ]  # fmt: skip
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    console.print(table(rows))
+    print(
+        f"{facts['tokens']:,} tokens in {facts['rows']:,} rows of {length}, {facts['fill']:.1%} full; all files are whole"
+    )
+    read, tokenizer = opened.read(document), Tokenizer.from_file(opened.folder / "tokenizer.json")
+    shown, says = Text(f"document {document}: "), [*read.learnt.tolist(), None]
+    began = 0
+    for at in range(1, len(says)):
+        if says[at] != says[began]:
+            piece = tokenizer.decode(read.ids[began:at].tolist(), skip_special=False)
+            shown.append(piece, "bold" if says[began] else "dim")
+            began = at
+    console.print(shown)
+
+
+@data_app.command("regenerate")
+@reporting
+def data_regenerate(
+    out: Annotated[str, typer.Argument(help="The JSON-lines file to write.")],
+    files: Annotated[list[str], typer.Argument(help="What to answer again, named as in `data build`.")],
+    model: ModelName = "default",
+    decode: Annotated[str, typer.Option(help="ar, verified or diffusion.")] = "ar",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer; those that do not end in it are left out.")] = 256,
+    temperature: Temperature = 0.7,
+    workers: Annotated[int, typer.Option(help="Copies of the model, on Ray (RAY_ADDRESS).")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of each copy.")] = 0,
+) -> None:
+    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation)."""
+    from mezzotint.train.ray import regenerate
+
+    asked, kept = regenerate(
+        out, files, model, workers, gpus, max_tokens=max_tokens, temperature=temperature, decode=decode
+    )
+    print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
+    print(out)
+
+
+@app.command("train-report")
+@reporting
+def train_report(
+    run: Annotated[str, typer.Argument(help="The folder of a training run, with its metrics.jsonl.")],
+) -> None:
+    """Draw a training run, finished or not: report.html in its folder, one page that needs nothing else."""
+    from mezzotint.train.report import write_report
+
+    print(write_report(run))
+
+
 def main() -> None:
     """Entry point of the `mezzotint` command."""
     try:

@@ -280,13 +280,17 @@ class Tokenizer:
         writes become special ids; the same characters inside a message stay plain text. Raises ValueError for messages
         that are not of that form, that the template refuses, or when there is no template.
         """
+        ids: list[int] = []
+        for piece in self.chat_pieces(messages, add_generation_prompt):
+            ids += [piece] if isinstance(piece, int) else self.encode(piece)
+        return ids
+
+    def chat_pieces(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int | str]:
+        """What `chat` encodes: ids of markers, and the plain text between them."""
         if self.chat_template is None:
             raise ValueError("this checkpoint has no chat template; encode a raw prompt instead")
         names = {"bos_token": self.bos or "", "eos_token": self._eos_name or "", "pad_token": self.pad or ""}
-        ids: list[int] = []
-        for piece in render(self.chat_template, messages, self._added, add_generation_prompt, names):
-            ids += [piece] if isinstance(piece, int) else self.encode(piece)
-        return ids
+        return render(self.chat_template, messages, self._added, add_generation_prompt, names)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@
 
     shadows        leave-one-out:   a shadow sees the same, except the canvas position that it speaks about; nobody sees it
 
-A place is a position with a role, the first position of its canvas and the document it belongs to. A cached key is a
-clean place like any other. Every rule has two forms that tests hold equal: `dense`, a boolean table (the truth), and
-`flex`, the same rule as a mask function for `torch.nn.attention.flex_attention`.
+A place is a position with a role, the first position of its canvas and the document it belongs to; under no rule does a
+place see another document's (packed training rows). A cached key is a clean place like any other. Every rule has two
+forms that tests hold equal: `dense`, a boolean table (the truth), and `flex`, the same rule as a mask function for
+`torch.nn.attention.flex_attention`.
 """
 
 from __future__ import annotations
@@ -89,14 +90,8 @@ class Visibility:
             self.cacheable,
         )
 
-    def same_document(self) -> Visibility:
-        """Only keys of the query's document (packed training rows)."""
-        return Visibility(
-            f"{self.name}, same document", (*self.rules, lambda q, k: q.document == k.document), self.cacheable
-        )
-
     def allowed(self, q: Places, k: Places) -> Tensor:
-        seen = k.valid & q.valid
+        seen = k.valid & q.valid & (q.document == k.document)
         for rule in self.rules:
             seen = seen & rule(q, k)
         return seen

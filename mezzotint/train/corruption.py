@@ -22,6 +22,7 @@ from mezzotint.model.visibility import CANVAS, CLEAN, Places, two_stream_places
 from mezzotint.noise import NoiseProcess
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.batch import Batch
+from mezzotint.train.packing import Packed
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tokens, Where]:
@@ -98,6 +99,30 @@ class Corruption:
             torch.cat((clean, causal.target), 1), torch.cat((self._weight(noisy, clean, on_canvas), ar * causal.weight), 1),
         )  # fmt: skip
 
+    def packed(
+        self, packed: Packed, size: int, draws: Draws, generator: torch.Generator, ar: float, pad: int = 0
+    ) -> Batch:
+        """Two streams of packed rows: canvases of `size` at a random offset a document, one level each. ar: AR's weight.
+
+        Only tokens that are learnt are on a canvas. Of a conversation the first canvas starts where the answer does. `pad`
+        fills what a row has left.
+        """
+        clean = torch.where(packed.real, packed.tokens, pad)
+        drawn = torch.randint(size, clean.shape, generator=generator).gather(1, packed.document.clamp(min=0))
+        asked = packed.first_learnt()
+        start = packed.canvas_starts(size, torch.where(asked > 0, asked, drawn))
+        on_canvas = packed.real & packed.learnt
+        both = torch.stack((start, packed.document), -1)
+        changes = (both[:, 1:] != both[:, :-1]).any(-1)
+        block = torch.cat((torch.zeros_like(changes[:, :1]), changes.cumsum(-1)), 1)  # numbers canvases of a row
+        level = self.levels((len(clean), int(block.max()) + 1), generator).gather(1, block)
+        noisy = self.process.corrupt(clean, level, on_canvas, draws)
+        canvas, causal = packed.places(CANVAS, start), packed_causal(packed, pad)
+        return Batch(
+            torch.cat((noisy, clean), 1), canvas._replace(valid=on_canvas).cat(causal.places),
+            torch.cat((clean, causal.target), 1), torch.cat((self._weight(noisy, clean, on_canvas), ar * causal.weight), 1),
+        )  # fmt: skip
+
     def _weight(self, spoiled: Tokens, clean: Tokens, real: Where) -> Tensor:
         return torch.where(spoiled == clean, self.keep, 1.0) * real
 
@@ -131,3 +156,12 @@ def causal_batch(clean: Tokens, real: Where) -> Batch:
     target = torch.cat((clean[:, 1:], clean[:, :1]), 1)
     weight = torch.cat((real[:, 1:], torch.zeros_like(real[:, :1])), 1).float()
     return Batch(clean, places, target, weight)
+
+
+def packed_causal(packed: Packed, pad: int = 0) -> Batch:
+    """AR on packed rows: a position is about the next token of its document, where that is learnt."""
+    clean = torch.where(packed.real, packed.tokens, pad)
+    target = torch.cat((clean[:, 1:], clean[:, :1]), 1)
+    follows = packed.real[:, 1:] & (packed.document[:, 1:] == packed.document[:, :-1]) & packed.learnt[:, 1:]
+    weight = torch.cat((follows, torch.zeros_like(follows[:, :1])), 1).float()
+    return Batch(clean, packed.places(), target, weight)

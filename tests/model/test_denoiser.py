@@ -139,7 +139,7 @@ def test_shift_is_undone_inside_the_model():
 
 @pytest.mark.parametrize(
     "rule",
-    [full(), causal(), blocks(4), context_causal(), causal().within(3), context_causal().same_document()],
+    [full(), causal(), blocks(4), context_causal(), causal().within(3)],
     ids=lambda r: r.name,
 )
 def test_dense_equals_flex(rule):
@@ -160,6 +160,9 @@ def test_visibility_rules_say_what_their_names_say():
     assert full().dense(places, places).all()
     assert blocks(2).dense(places, places)[0, 2].tolist() == [True] * 4 + [False] * 2
     canvas = Places.of(torch.arange(4, 6)[None], torch.full((1, 2), CANVAS))
+    packed = places._replace(document=torch.tensor([[0, 0, 0, 1, 1, 1]]))
+    for rule in (full(), causal(), blocks(2), context_causal()):
+        assert not rule.dense(packed, packed)[0, 3:, :3].any() and rule.dense(packed, packed)[0, 3:, 3:].any()
     both = Places.of(torch.arange(4)[None], torch.zeros(1, 4, dtype=torch.int64)).cat(canvas)
     seen = context_causal().dense(both, both)[0]
     assert seen[4:].all() and not seen[:4, 4:].any()
