@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mezzotint.model.condition import Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import Places, Visibility, context_causal
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
     places: Places
     target: Tokens
     weight: Tensor
+    condition: Conditions | None = None  # one a row, for a network that is told something
 
 
 Batches = Callable[[int], Batch]  # step -> batch
@@ -84,7 +86,7 @@ def initialise(config: ModelConfig, seed: int) -> Denoiser:
     torch.manual_seed(seed)
     denoiser = Denoiser(config)
     for name, weight in denoiser.slots().items():
-        if weight.dim() == 2:
+        if weight.dim() == 2 and not name.startswith("mezzotint.condition"):  # that initialises itself
             deep = name.endswith(("o_proj.weight", "down_proj.weight"))
             torch.nn.init.normal_(weight, std=0.02 / (2 * config.num_layers) ** 0.5 if deep else 0.02)
     return denoiser
@@ -95,7 +97,7 @@ def loss_of(denoiser: Denoiser, batch: Batch, visible: Visibility) -> Tensor:
     total = batch.weight.sum()
     if not total > 0:
         raise ValueError("a batch has no position with a loss")
-    logits = denoiser(batch.tokens, batch.places, visible).logits  # [B, T, V]
+    logits = denoiser(batch.tokens, batch.places, visible, condition=batch.condition).logits  # [B, T, V]
     nats = F.cross_entropy(logits.float().flatten(0, 1), batch.target.flatten(), reduction="none")
     return (nats * batch.weight.flatten()).sum() / total
 
