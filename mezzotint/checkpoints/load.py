@@ -54,7 +54,8 @@ class Facts:
     """What a checkpoint declares beside its sizes.
 
     shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i.
-    trained_canvas: have these weights learnt to denoise? control: our name -> the reserved token; control_ids: its id.
+    trained_canvas: have these weights learnt to denoise? whole: only whole texts of `canvas_length`, each one canvas, and
+    not left to right. control: our name -> the reserved token; control_ids: its id.
     """
 
     family: str = "llama"
@@ -63,6 +64,7 @@ class Facts:
     shift: int = 1
     canvas_length: int = 16
     trained_canvas: bool = False
+    whole: bool = False
     mask_id: int | None = None
     control: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     control_ids: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -99,6 +101,7 @@ class Facts:
             "family": self.family, "noise": self.noise, "visibility": self.visibility, "shift": self.shift,
             "canvas_length": self.canvas_length, "trained_canvas": self.trained_canvas, "control": dict(self.control),
         }  # fmt: skip
+        table |= {"whole": True} if self.whole else {}
         return table if self.control or self.mask_id is None else {**table, "mask_id": self.mask_id}
 
 
@@ -338,7 +341,7 @@ def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
         return _with_default_control(Facts(), tokenizer)
     kinds = {
         "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
-        "control": dict, "mask_id": int, "canvas_role": bool, "condition": dict,
+        "control": dict, "mask_id": int, "whole": bool, "canvas_role": bool, "condition": dict,
     }  # fmt: skip
     if not isinstance(table, dict):
         raise CheckpointError(path, "'mezzotint'", "expected an object", 0)
