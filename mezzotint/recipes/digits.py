@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.checkpoints.load import Checkpoint, Facts
-from mezzotint.checkpoints.tokenizer import CHARACTER_OF, Tokenizer
+from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
 from mezzotint.model.condition import Condition
 from mezzotint.model.config import Conditioning, ModelConfig
@@ -80,15 +80,7 @@ def to_shades(tokens: Tokens) -> Tensor:
 
 def tokenizer() -> Tokenizer:
     """Seven tokens: the shades, the line break, the mask. It decodes; no other text can be spelled with it."""
-    spelled = ["".join(CHARACTER_OF[byte] for byte in token.encode()) for token in TOKENS]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return Tokenizer({
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-        "added_tokens": [{"id": MASK_ID, "content": MASK, **special}],
-        "pre_tokenizer": byte_level, "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": {name: i for i, name in enumerate(spelled)}, "merges": []},
-    })  # fmt: skip
+    return Tokenizer.of_tokens(TOKENS, [MASK])
 
 
 def process(noise: str) -> NoiseProcess:
