@@ -185,9 +185,13 @@ def generate(
     model: ModelName = "default",
     decode: Annotated[
         str | None,
-        typer.Option(help="ar, verified (the same text, drafts checked) or diffusion; with --class or --guidance diffusion."),
+        typer.Option(
+            help="ar, verified (the same text, drafts checked) or diffusion; with --class or --guidance diffusion."
+        ),
     ] = None,
-    class_label: Annotated[int | None, typer.Option("--class", help="The class to follow, for models with classes.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class", help="The class to follow, for models with classes.")
+    ] = None,
     guidance: Annotated[
         float, typer.Option(help="How strongly to follow it, or the prompt: 0 not at all, 1 plainly, 2 exaggerates.")
     ] = 1.0,

@@ -54,7 +54,9 @@ class Engine:
         condition = request.condition
         if condition is not None:
             return self._checked(self._ids(request, request.prompt, None), request)
-        nothing = "" if isinstance(request.prompt, str) else [*request.prompt[:-1], {**request.prompt[-1], "content": ""}]
+        nothing = (
+            "" if isinstance(request.prompt, str) else [*request.prompt[:-1], {**request.prompt[-1], "content": ""}]
+        )
         return self._checked(self._ids(request, nothing, None), request)
 
     def _ids(self, request: Request, prompt: str | Sequence[Mapping[str, str]], before: str | None) -> list[int]:

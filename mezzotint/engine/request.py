@@ -69,9 +69,13 @@ class Request:
         if not 1 <= self.blocks_in_flight <= MOST_BLOCKS:
             raise ValueError(f"blocks_in_flight is {self.blocks_in_flight}; it must lie between 1 and {MOST_BLOCKS}")
         if not 0 <= self.guidance <= 100:
-            raise ValueError(f"guidance is {self.guidance}; it must lie between 0 and 100, 1 follows the condition plainly")
+            raise ValueError(
+                f"guidance is {self.guidance}; it must lie between 0 and 100, 1 follows the condition plainly"
+            )
         if self.guidance != 1 and (self.decode != "diffusion" or self.blocks_in_flight != 1):
-            raise ValueError("guidance needs decode 'diffusion' and one block in flight: it weighs two views of a canvas")
+            raise ValueError(
+                "guidance needs decode 'diffusion' and one block in flight: it weighs two views of a canvas"
+            )
         if not 0 <= self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}; it must lie between 0 and 100")
         if not -(2**63) <= self.seed < 2**63:

@@ -141,7 +141,10 @@ def embed(text: str, spread: float = 0.0, chance: random.Random | None = None) -
 def centres(train: list[Sentence]) -> Tensor:
     """The mean embedding of each template's sentences: float64 `[16, 32]`."""
     return torch.stack(
-        [torch.tensor([embed(s.text) for s in train if s.template == index]).double().mean(0) for index in range(len(ALL))]
+        [
+            torch.tensor([embed(s.text) for s in train if s.template == index]).double().mean(0)
+            for index in range(len(ALL))
+        ]
     )
 
 

@@ -112,8 +112,8 @@ class Sampler:
             assert warm is not None
             law = warm
             if accept.from_posterior and null is not None and self.process.support:
-                pair = ((x / heat if drawn else x).softmax(-1) for x in (told, null))
-                law = guided_posterior(self.process, canvas.tokens, *pair, s, canvas.level, strength)
+                with_it, without = ((x / heat if drawn else x).softmax(-1) for x in (told, null))
+                law = guided_posterior(self.process, canvas.tokens, with_it, without, s, canvas.level, strength)
             elif accept.from_posterior:
                 law = self.process.posterior(canvas.tokens, warm, s, canvas.level)
             tokens = categorical(law, draws.uniform("token", canvas.positions))
