@@ -182,9 +182,20 @@ def _raw_if_untaught(request: Request, engine: Engine) -> Request:
 @app.command(cls=NamesInHelp)
 @reporting
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
+    prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")] = "",
     model: ModelName = "default",
-    decode: Decode = "verified",
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="ar, verified (the same text, drafts checked) or diffusion; with --class or --guidance diffusion."
+        ),
+    ] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class", help="The class to follow, for models with classes.")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="How strongly to follow it, or the prompt: 0 not at all, 1 plainly, 2 exaggerates.")
+    ] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -210,15 +221,21 @@ def generate(
 ) -> None:
     """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone."""
     from mezzotint.engine.request import Request
+    from mezzotint.model.condition import Condition
 
     draft_text = read_text(draft_file) if draft_file else ""
+    condition = None if class_label is None else Condition(class_label=class_label)
+    decode = decode or ("verified" if condition is None and guidance == 1 else "diffusion")
     request = Request(
-        argument_text(prompt, "the prompt"), raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
+        argument_text(prompt, "the prompt") if prompt or condition is None else "", raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
+        condition=condition, guidance=guidance,
     )  # fmt: skip
     engine, load_seconds = _load(model)
     request = _raw_if_untaught(request, engine)
+    if engine.checkpoint.facts.whole and policy is quality is None:
+        request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
     if request.decode == "diffusion":
         _warn_untrained(engine)
     answer = _run(engine, request, quiet=json_output)

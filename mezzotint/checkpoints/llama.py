@@ -18,7 +18,8 @@ from torch import Tensor
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.gguf import GGUFFile
 from mezzotint.checkpoints.weights import Slot
-from mezzotint.model.config import ModelConfig
+from mezzotint.model import condition
+from mezzotint.model.config import Conditioning, ModelConfig
 
 # GGUF name                  our name; {} is the layer
 NAMES = {
@@ -68,6 +69,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         found["lm_head.weight"] = (c.vocab_size, c.width)
     if c.canvas_role:
         found["mezzotint.canvas_role"] = (c.width,)
+    if c.condition is not None:
+        found |= condition.shapes(c.condition, c.width, c.num_layers)
     return found
 
 
@@ -174,6 +177,7 @@ def config_from_json(path: Path, table: dict[str, Any]) -> ModelConfig:
     role = ours.get("canvas_role", False) if isinstance(ours, dict) else False
     if type(role) is not bool:
         raise fail("mezzotint", f"canvas_role {_short(role)}; expected true or false")
+    told = ours.get("condition") if isinstance(ours, dict) else None
     try:
         return ModelConfig(
             vocab_size=number("vocab_size", None, 1, LIMITS["vocab_size"]),
@@ -188,11 +192,20 @@ def config_from_json(path: Path, table: dict[str, Any]) -> ModelConfig:
             norm_eps=float(number("rms_norm_eps", 1e-6, 1e-12, 0.1, float)),
             tied_head=tied,
             canvas_role=role,
+            condition=None if told is None else _conditioning(told),
         )
     except CheckpointError:
         raise
     except ValueError as error:
-        raise fail("num_key_value_heads", str(error)) from None
+        raise fail("num_key_value_heads" if "heads" in str(error) else "mezzotint", str(error)) from None
+
+
+def _conditioning(table: Any) -> Conditioning:
+    """The `condition` of our table in config.json. Raises ValueError."""
+    kinds = {"classes": int, "embedding": int, "way": str, "length": int}
+    if not isinstance(table, dict) or any(type(value) is not kinds.get(key) for key, value in table.items()):
+        raise ValueError(f"condition is {_short(table)}; expected an object of {', '.join(kinds)}")
+    return Conditioning(**table)
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:

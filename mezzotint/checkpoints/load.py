@@ -16,7 +16,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import Slot, read_json, read_slots, read_tensors, refuse_pickle, save_tensors
-from mezzotint.model.config import ModelConfig
+from mezzotint.model.config import Conditioning, ModelConfig
 
 if TYPE_CHECKING:
     from mezzotint.model.denoiser import Denoiser
@@ -54,7 +54,8 @@ class Facts:
     """What a checkpoint declares beside its sizes.
 
     shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i.
-    trained_canvas: have these weights learnt to denoise? control: our name -> the reserved token; control_ids: its id.
+    trained_canvas: have these weights learnt to denoise? whole: only whole texts of `canvas_length`, each one canvas, and
+    not left to right. control: our name -> the reserved token; control_ids: its id.
     """
 
     family: str = "llama"
@@ -63,6 +64,7 @@ class Facts:
     shift: int = 1
     canvas_length: int = 16
     trained_canvas: bool = False
+    whole: bool = False
     mask_id: int | None = None
     control: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     control_ids: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -99,6 +101,7 @@ class Facts:
             "family": self.family, "noise": self.noise, "visibility": self.visibility, "shift": self.shift,
             "canvas_length": self.canvas_length, "trained_canvas": self.trained_canvas, "control": dict(self.control),
         }  # fmt: skip
+        table |= {"whole": True} if self.whole else {}
         return table if self.control or self.mask_id is None else {**table, "mask_id": self.mask_id}
 
 
@@ -177,7 +180,8 @@ class Checkpoint:
             table = llama.config_to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
             if self.tokenizer.eos_ids:
                 table["eos_token_id"] = self.tokenizer.eos_ids[0]
-            table["mezzotint"] = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
+            ours = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
+            table["mezzotint"] = ours | ({"condition": asdict(told)} if (told := self.config.condition) else {})
             with whole_file(part / "config.json") as file:
                 file.write(json.dumps(table, indent=2).encode())
             with whole_file(part / "README.md") as file:
@@ -198,6 +202,7 @@ class Checkpoint:
             "noise": f"{f.noise}, {'trained' if f.trained_canvas else 'not trained'}",
             "visibility": f.visibility,
             "canvas": f"{f.canvas_length} tokens, shift {f.shift}",
+            **({"condition": _condition_line(c.condition)} if c.condition else {}),
             "control tokens": ", ".join(f"{name} = {i}" for name, i in f.control_ids.items()) or "none",
             "file": self.source.name,
             "SHA-256": self.sha256 or "not pinned",
@@ -336,7 +341,7 @@ def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
         return _with_default_control(Facts(), tokenizer)
     kinds = {
         "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
-        "control": dict, "mask_id": int, "canvas_role": bool,
+        "control": dict, "mask_id": int, "whole": bool, "canvas_role": bool, "condition": dict,
     }  # fmt: skip
     if not isinstance(table, dict):
         raise CheckpointError(path, "'mezzotint'", "expected an object", 0)
@@ -348,11 +353,17 @@ def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
     try:
         if not all(isinstance(token, str) for token in control.values()):
             raise ValueError("control tokens are named by strings")
-        elsewhere = ("control", "canvas_role")  # looked up by name below; a fact of the sizes
+        elsewhere = ("control", "canvas_role", "condition")  # looked up by name below; facts of the sizes
         facts = Facts(**{key: value for key, value in table.items() if key not in elsewhere})
         return facts.with_control(control, tokenizer)
     except ValueError as error:
         raise CheckpointError(path, "'mezzotint'", str(error), 0) from None
+
+
+def _condition_line(c: Conditioning) -> str:
+    what = [f"{c.classes} classes"] if c.classes else []
+    what += [f"embeddings of {c.embedding}"] if c.embedding else []
+    return f"{' and '.join(what)}, told by {'AdaLN' if c.way == 'adaln' else f'a prefix of {c.length}'}"
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -125,6 +125,21 @@ class Tokenizer:
         )
 
     @classmethod
+    def of_tokens(cls, tokens: Sequence[str], special: Sequence[str] = (), eos: Sequence[str] = ()) -> Tokenizer:
+        """One token for each of `tokens`, then the special ones, in this order: a vocabulary that a model writes with.
+
+        It decodes; it encodes nothing but tokens of one byte.
+        """
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        spelled = ["".join(CHARACTER_OF[byte] for byte in token.encode()) for token in tokens]
+        return cls({
+            "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+            "added_tokens": [{"id": i, "content": name, **flags} for i, name in enumerate(special, len(tokens))],
+            "pre_tokenizer": _BYTES, "decoder": _BYTES,
+            "model": {"type": "BPE", "vocab": {name: i for i, name in enumerate(spelled)}, "merges": []},
+        }, eos=eos)  # fmt: skip
+
+    @classmethod
     def from_file(cls, path: str | Path, chat_template: str | None = None) -> Tokenizer:
         """Read tokenizer.json and, beside it, tokenizer_config.json and chat_template.jinja. Raises CheckpointError."""
         path = Path(path)

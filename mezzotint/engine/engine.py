@@ -6,7 +6,7 @@ request -> prompt ids -> frames of the sampler -> committed ids -> pieces of tex
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,9 +14,11 @@ import torch
 from mezzotint.checkpoints.load import Checkpoint
 from mezzotint.draws import Draws
 from mezzotint.engine.request import Event, Finished, Reply, Request, Text
+from mezzotint.model.condition import NULL
 from mezzotint.model.denoiser import Denoiser
-from mezzotint.sampler.blocks import block_frames
+from mezzotint.sampler.blocks import BlockDenoiser, block_frames
 from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.guidance import Branches
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
 from mezzotint.sampler.speculate import SelfSpeculation
@@ -36,35 +38,68 @@ class Engine:
         self.denoiser: Denoiser = checkpoint.denoiser(dtype=dtype)
 
     def prompt_ids(self, request: Request) -> list[int]:
-        """The ids that the model reads. Raises ValueError when they and the answer exceed the context."""
-        if isinstance(request.prompt, str) and request.raw:
-            ids = self.tokenizer.encode(request.prompt)
+        """The ids that the model reads, behind the places of its condition.
+
+        Raises ValueError when they and the answer exceed the context, and for a kind of condition that the model lacks.
+        """
+        condition, told = request.condition, self.denoiser.config.condition
+        for name in ("class_label", "embedding"):
+            if condition is not None and told is None and getattr(condition, name) is not None:
+                raise ValueError(f"{self.checkpoint.name} follows no {name}; its weights know no such condition")
+        before = None if condition is None else condition.prompt
+        return self._checked(self._ids(request, request.prompt, before), request)
+
+    def null_ids(self, request: Request) -> list[int]:
+        """What the null branch of guidance reads: the prompt without the condition's, or nothing where that is all."""
+        condition = request.condition
+        if condition is not None:
+            return self._checked(self._ids(request, request.prompt, None), request)
+        nothing = (
+            "" if isinstance(request.prompt, str) else [*request.prompt[:-1], {**request.prompt[-1], "content": ""}]
+        )
+        return self._checked(self._ids(request, nothing, None), request)
+
+    def _ids(self, request: Request, prompt: str | Sequence[Mapping[str, str]], before: str | None) -> list[int]:
+        text = (before or "") + prompt if isinstance(prompt, str) else ""
+        if isinstance(prompt, str) and (request.raw or not (request.prompt or before)):
+            ids = self.tokenizer.encode(text)
+            if text and not ids:
+                raise ValueError(f"{self.checkpoint.name} has no token for anything in the prompt; leave it out")
         else:
-            messages = (
-                [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
-            )
-            ids = self.tokenizer.chat([dict(message) for message in messages])
-        room = self.denoiser.config.max_length - len(ids) - request.max_tokens
-        if room < 0:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            system = [{"role": "system", "content": before}] if before else []
+            ids = self.tokenizer.chat([*system, *(dict(message) for message in messages)])
+        ids = [0] * self.denoiser.config.prefix + ids
+        return ids or list(self.tokenizer.eos_ids[:1])  # nothing to read: a text begins where another ended
+
+    def _checked(self, ids: list[int], request: Request) -> list[int]:
+        longest = self._longest(request)
+        if len(ids) + longest > self.denoiser.config.max_length:
             raise ValueError(
-                f"the prompt has {len(ids)} tokens and the answer may have {request.max_tokens}: together more than the "
+                f"the prompt has {len(ids)} tokens and the answer may have {longest}: together more than the "
                 f"{self.denoiser.config.max_length} of this model's context; shorten one of them"
             )
         return ids
+
+    def _longest(self, request: Request) -> int:
+        """Most tokens of the answer."""
+        facts = self.checkpoint.facts
+        return facts.canvas_length if facts.whole else request.max_tokens
 
     def stream(self, request: Request) -> Iterator[Event]:
         """Frames of every call, committed text as it settles, and how it ended."""
         return self._events([request])
 
     def generate(self, requests: Request | Sequence[Request]) -> list[Reply]:
-        """Replies in order. Requests that differ only in prompt, seed, locks and draft text share their forwards."""
+        """Replies in order. Requests that differ in prompt, condition, seed, locks and draft text alone share forwards."""
         todo = [requests] if isinstance(requests, Request) else list(requests)
         replies: list[Reply | None] = [None] * len(todo)
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(todo):
             own = index if request.draft == "text" else None  # a given text belongs to its own row
             shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
-            groups.setdefault((*shared, repr(request.policy), request.blocks_in_flight, own), []).append(index)
+            way = (repr(request.policy), request.blocks_in_flight, request.guidance)
+            groups.setdefault((*shared, *way, own), []).append(index)
         for members in groups.values():
             for index, reply in zip(members, self._replies([todo[i] for i in members]), strict=True):
                 replies[index] = reply
@@ -92,9 +127,15 @@ class Engine:
     def header(self, request: Request) -> dict[str, object]:
         """What a trace of this request says of its origin."""
         policy = request.policy if isinstance(request.policy, str) else repr(request.policy)
+        told: dict[str, object] = {}
+        if request.condition is not None:
+            told["condition"] = {key: value for key, value in vars(request.condition).items() if value is not None}
+        if request.guidance != 1:
+            told["guidance"] = request.guidance
         return {
             "model": self.checkpoint.name, "prompt": request.prompt, "decode": request.decode, "seed": request.seed,
             "temperature": request.temperature, "policy": policy if request.decode == "diffusion" else None,
+            **told,
         }  # fmt: skip
 
     @property
@@ -116,7 +157,7 @@ class Engine:
                 locked = frame.status[len(new) - 1] == 0
                 stopped = new[-1] in self.stop_ids and not locked
                 piece = decoders[frame.row].push(new[:-1] if stopped else new)
-                over = stopped or written[frame.row] >= requests[frame.row].max_tokens
+                over = stopped or written[frame.row] >= self._longest(requests[frame.row])
                 piece += decoders[frame.row].finish() if over else ""
                 if piece:
                     yield Text(frame.row, piece)
@@ -128,26 +169,40 @@ class Engine:
         prompts = [self.prompt_ids(request) for request in requests]
         draws = Draws.of([request.seed for request in requests])
         locks = [self._locks(request) for request in requests]
+        conditions = [request.condition or NULL for request in requests] if self.denoiser.config.condition else None
+        denoiser = self.denoiser if conditions is None else self.denoiser.following(conditions)
+        if self.checkpoint.facts.whole and first.decode != "diffusion":
+            raise ValueError(f"{self.checkpoint.name} writes whole canvases, not left to right; use decode 'diffusion'")
         if first.decode == "diffusion":
-            policy = POLICIES[first.policy]() if isinstance(first.policy, str) else first.policy
-            assert isinstance(policy, Decoding)
-            if first.temperature:
-                policy = replace(policy, temperature=first.temperature)
-            sampler = Sampler(self.denoiser, self.checkpoint.process, policy, self.banned)
-            ask = (sampler, self.denoiser, prompts, first.max_tokens, draws, locks, self.stop_ids)
+            network: BlockDenoiser = denoiser
+            policy = self._policy(first)
+            if policy.guidance != 1:
+                network = Branches(self.denoiser, conditions, [self.null_ids(request) for request in requests])
+            sampler = Sampler(network, self.checkpoint.process, policy, self.banned)
+            ask = (sampler, network, prompts, self._longest(first), draws, locks, self.stop_ids)
             if first.blocks_in_flight > 1:
                 return pipeline_frames(*ask, Pipeline(first.blocks_in_flight))
             return block_frames(*ask)
         if first.decode == "verified" and first.draft in OUTCOMES_OF:
             speculation = SelfSpeculation(
-                self.denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[first.draft], first.temperature,
+                denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[first.draft], first.temperature,
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks)
         drafter = None if first.decode == "ar" else self._drafter(first, prompts)
         length = 0 if drafter is None else first.draft_length
-        verified = Verified(self.denoiser, drafter, length, first.temperature, stop_ids=self.stop_ids)
+        verified = Verified(denoiser, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks)
+
+    def _policy(self, request: Request) -> Decoding:
+        policy = POLICIES[request.policy]() if isinstance(request.policy, str) else request.policy
+        facts = self.checkpoint.facts
+        return replace(
+            policy,
+            temperature=request.temperature or policy.temperature,
+            guidance=request.guidance if request.guidance != 1 else policy.guidance,
+            canvas_length=facts.canvas_length if facts.whole else policy.canvas_length,
+        )
 
     def _drafter(self, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:
         if request.draft == "text":
@@ -166,9 +221,7 @@ class Engine:
             for index, token in enumerate(self.tokenizer.encode(text), offset):
                 if table.get(index, token) != token:
                     raise ValueError(f"two locks claim token {index} of the answer")
-                if index >= request.max_tokens:
-                    raise ValueError(
-                        f"a lock reaches token {index} of the answer, beyond max_tokens {request.max_tokens}"
-                    )
+                if index >= (longest := self._longest(request)):
+                    raise ValueError(f"a lock reaches token {index} of the answer, beyond max_tokens {longest}")
                 table[index] = token
         return table

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.speculate import MOST_FOR_ALL
 from mezzotint.sampler.trace import Frame, Trace
@@ -17,18 +18,21 @@ MOST_BLOCKS = 16
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `prompt` is a user's message (put through the chat template), or raw text when `raw`.
+    """One question. `prompt` is a user's message (put through the chat template), or raw text when `raw`; it may be left out
+    where there is a condition.
 
     decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
     denoised under `policy`). draft: where verified gets its drafts: fixed-point (random tokens, then the previous
     iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
     call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
     self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:
-    canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. Raises
-    ValueError for values out of range.
+    canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. condition: a
+    class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
+    the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
+    a step. Raises ValueError for values out of range.
     """
 
-    prompt: str | Sequence[Mapping[str, str]]
+    prompt: str | Sequence[Mapping[str, str]] = ""
     raw: bool = False
     decode: Literal["ar", "verified", "diffusion"] = "verified"
     max_tokens: int = 128
@@ -40,10 +44,12 @@ class Request:
     policy: str | Decoding = "threshold"
     locks: Mapping[int, str] = field(default_factory=dict)
     blocks_in_flight: int = 1
+    condition: Condition | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.prompt:
-            raise ValueError("the prompt is empty; give some text")
+        if not self.prompt and self.condition is None:
+            raise ValueError("the prompt is empty; give some text, or a condition to a model that follows one")
         for name, allowed in (("decode", DECODE), ("draft", DRAFTS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
@@ -62,6 +68,14 @@ class Request:
             )
         if not 1 <= self.blocks_in_flight <= MOST_BLOCKS:
             raise ValueError(f"blocks_in_flight is {self.blocks_in_flight}; it must lie between 1 and {MOST_BLOCKS}")
+        if not 0 <= self.guidance <= 100:
+            raise ValueError(
+                f"guidance is {self.guidance}; it must lie between 0 and 100, 1 follows the condition plainly"
+            )
+        if self.guidance != 1 and (self.decode != "diffusion" or self.blocks_in_flight != 1):
+            raise ValueError(
+                "guidance needs decode 'diffusion' and one block in flight: it weighs two views of a canvas"
+            )
         if not 0 <= self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}; it must lie between 0 and 100")
         if not -(2**63) <= self.seed < 2**63:

@@ -16,12 +16,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mezzotint.model.condition import Condition
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.visibility import CLEAN, Places
 
 
 class KVCache:
-    """Keys and values of `rows` texts. `lengths` int64 `[B]` on the CPU: clean positions kept, a row each."""
+    """Keys and values of `rows` texts. `lengths` int64 `[B]` on the CPU: clean positions kept, a row each.
+
+    `conditions`: what each row follows, for networks that know conditions; None is the null for all.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class KVCache:
         shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_size)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.conditions: tuple[Condition, ...] | None = None
         self.ahead: Tensor | None = None  # [B, V]: causal logits about position lengths[b], set by Denoiser.read
         self._longest = 0  # of lengths: asked for once a layer, so counted once a pass
         self._even = True  # all rows have the same length: slices instead of scatters
@@ -111,6 +116,7 @@ class KVCache:
         new.keys[:, :, :, :longest] = self.keys[:, index, :, :longest]
         new.values[:, :, :, :longest] = self.values[:, index, :, :longest]
         same = torch.equal(lengths, self.lengths[index])
+        new.conditions = None if self.conditions is None else tuple(self.conditions[i] for i in index.tolist())
         new.ahead = self.ahead[index] if same and self.ahead is not None else None
         new._set(lengths)
         return new

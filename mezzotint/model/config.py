@@ -6,6 +6,36 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Conditioning:
+    """What a network can be told beside its text (`model/condition.py`). Raises ValueError for what cannot be.
+
+    classes: how many labels; embedding: numbers of an embedding; 0 for none. way: prefix (`length` soft tokens before the
+    text) or adaln (every block modulated, length 1).
+    """
+
+    classes: int = 0
+    embedding: int = 0
+    way: str = "prefix"
+    length: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "embedding"):
+            if not 0 <= (value := getattr(self, name)) <= 1 << 16:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and {1 << 16}")
+        if self.classes == self.embedding == 0:
+            raise ValueError("a conditioning needs classes, an embedding or both; both are 0")
+        if self.way not in ("prefix", "adaln"):
+            raise ValueError(f"way is {self.way!r}; allowed: prefix, adaln")
+        if not 1 <= self.length <= (most := 64 if self.way == "prefix" else 1):
+            raise ValueError(f"length is {self.length}; with {self.way} it must lie between 1 and {most}")
+
+    @property
+    def prefix(self) -> int:
+        """Positions that the condition takes up before the text."""
+        return self.length if self.way == "prefix" else 0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A Llama-like network. Raises ValueError for sizes that cannot be built."""
 
@@ -23,6 +53,12 @@ class ModelConfig:
     canvas_role: bool = (
         False  # a vector `[D]` added to canvas embeddings: one set of weights, told which role a place has
     )
+    condition: Conditioning | None = None
+
+    @property
+    def prefix(self) -> int:
+        """Positions before the text that belong to the condition; a prompt's ids there are placeholders."""
+        return self.condition.prefix if self.condition else 0
 
     def __post_init__(self) -> None:
         for name in (

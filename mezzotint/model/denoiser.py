@@ -10,7 +10,8 @@ i + 1, as in any AR checkpoint that has not learnt otherwise; `denoise` undoes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache
+from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.layers import Block, rotary_tables
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
@@ -41,6 +43,9 @@ class Denoiser(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        told = config.condition
+        self.conditioner = None if told is None else Conditioner(told, config.width, config.num_layers)
+        self._following: Conditions | None = None
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config)
@@ -60,6 +65,8 @@ class Denoiser(nn.Module):
             slots["lm_head.weight"] = self.head.weight
         if self.canvas_role is not None:
             slots["mezzotint.canvas_role"] = self.canvas_role
+        if self.conditioner is not None:
+            slots |= self.conditioner.slots()
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             p = f"model.layers.{i}."
@@ -91,9 +98,19 @@ class Denoiser(nn.Module):
 
     # -- the forward pass ------------------------------------------------------------------------------------------
 
+    def following(self, conditions: Conditions) -> Denoiser:
+        """The same network, its weights shared, whose new caches follow these conditions, one a row."""
+        other = copy.copy(self)
+        other._following = tuple(conditions)
+        return other
+
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         weight = self.embedding.weight
-        return KVCache(self.config, rows, capacity, weight.dtype, weight.device)
+        cache = KVCache(self.config, rows, capacity, weight.dtype, weight.device)
+        if self._following is not None:
+            assert len(self._following) == rows, f"{len(self._following)} conditions for {rows} rows"
+            cache.conditions = tuple(self._following)
+        return cache
 
     def forward(
         self,
@@ -102,18 +119,19 @@ class Denoiser(nn.Module):
         visible: Visibility,
         cache: KVCache | None = None,
         want: Tensor | None = None,
-        condition: object = None,
+        condition: Conditions | None = None,
         feedback: Tensor | None = None,
         logits: bool = True,
     ) -> Prediction:
         """One pass over tokens `[B, T]` standing at `places` `[B, T]`, after what `cache` holds.
 
-        want: int64 `[B, W]`, indices into T whose logits are computed; None for all of them. condition and feedback are
-        for checkpoints that declare them (a class or embedding to follow; self-conditioning). Nothing is kept in the
-        cache until `cache.keep`. logits: False leaves the head out, and them empty (training computes them in chunks).
-        Raises ValueError for a condition that these weights do not have.
+        want: int64 `[B, W]`, indices into T whose logits are computed; None for all of them. logits: False leaves the head
+        out, and them empty (training computes them in chunks). condition: one a row, for a checkpoint that declares them;
+        None is what the cache remembers, else the null. Tokens at the clean positions of a condition's prefix are
+        placeholders. feedback is for self-conditioning. Nothing is kept in the cache until `cache.keep`. Raises
+        ValueError for a condition or feedback that these weights do not have.
         """
-        if condition is not None or feedback is not None:
+        if feedback is not None or (condition is not None and self.conditioner is None):
             given = "condition" if condition is not None else "feedback"
             raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
         if int(places.position.max()) >= self.config.max_length:
@@ -129,9 +147,10 @@ class Denoiser(nn.Module):
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
+        x, modulation = self._told(x, places, condition, cache)
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, mask, layer, cache)
+            x = block(x, cos, sin, mask, layer, cache, modulation[layer])
         about = places.position + torch.where(places.role == CLEAN, 1, self.shift)
         if want is not None:
             x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
@@ -141,6 +160,23 @@ class Denoiser(nn.Module):
             return Prediction(hidden[..., :0], about, hidden)
         head = self.embedding.weight if self.head is None else self.head.weight
         return Prediction(F.linear(hidden, head), about, hidden)
+
+    def _told(
+        self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | None
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """x `[B, T, D]` with the condition's prefix in its places, and each block's modulation."""
+        if self.conditioner is None:
+            return x, [None] * self.config.num_layers
+        if condition is None:
+            condition = (cache and cache.conditions) or [NULL] * len(x)
+        if len(condition) != len(x):
+            raise ValueError(f"{len(condition)} conditions for {len(x)} rows; give one a row")
+        vectors = self.conditioner.vectors(condition).to(x.dtype)
+        if self.conditioner.modulation is not None:
+            return x, self.conditioner.modulations(vectors)
+        here = (places.role == CLEAN) & (places.position < vectors.shape[1])
+        index = places.position.clamp(max=vectors.shape[1] - 1)[:, :, None].expand_as(x)
+        return torch.where(here[:, :, None], vectors.gather(1, index), x), [None] * self.config.num_layers
 
     def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
         """Causal pass over clean text, kept in the cache: prefill, commit, verify and AR are all this.
@@ -170,7 +206,7 @@ class Denoiser(nn.Module):
         positions: Tensor,
         valid: Where,
         cache: KVCache,
-        condition: object = None,
+        condition: Conditions | None = None,
         feedback: Tensor | None = None,
     ) -> Logits:
         """Bidirectional pass over one canvas a row, reading the cached clean text: logits `[B, C, V]` about `positions`.

@@ -77,7 +77,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None,
+        modulation: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """modulation `[6, B, 1, D]`: shift, scale, gate of the attention, then of the MLP (AdaLN); None changes nothing."""
+        if modulation is None:
+            x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
+            return x + self.mlp(self.mlp_norm(x))
+        shift, scale, gate = modulation[:3]
+        x = x + (1 + gate) * self.attention(self.attention_norm(x) * (1 + scale) + shift, cos, sin, mask, layer, cache)
+        shift, scale, gate = modulation[3:]
+        return x + (1 + gate) * self.mlp(self.mlp_norm(x) * (1 + scale) + shift)

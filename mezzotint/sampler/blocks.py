@@ -76,7 +76,7 @@ def block_frames(
                     canvas.tokens[i].tolist(),
                     status,
                     0,
-                    1,
+                    sampler.branches,
                     step.positions,
                 )
         lengths: list[int] = []
@@ -88,7 +88,7 @@ def block_frames(
             )
             written[r] += len(tokens)
             over = stopped or written[r] >= max_tokens
-            calls = 0 if over else 1  # nothing is read after the end
+            calls = 0 if over else sampler.branches  # nothing is read after the end
             yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))
             lengths.append(len(tokens))
             if over:

@@ -595,7 +595,8 @@ class Decoding:
     """Everything that makes one sampler different from another.
 
     When a row stops (by `stop`, or at level 0 after the last step), the positions that `settle` names take the argmax.
-    levels: the way down from 1 to 0, None for the schedule's own grid.
+    levels: the way down from 1 to 0, None for the schedule's own grid. guidance: how strongly the condition is followed,
+    0 not at all, 1 as the network says, more exaggerates; any but 1 needs two branches (`guidance.py`).
     """
 
     accept: Rule = field(default_factory=lambda: above(0.9))
@@ -606,6 +607,7 @@ class Decoding:
     temperature: float | Temperature = 0.0
     settle: Rule = field(default_factory=the_rest)
     levels: Levels | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "canvas_length"):
@@ -613,6 +615,10 @@ class Decoding:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if not callable(self.temperature) and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or a positive number")
+        if not 0 <= self.guidance <= 100:
+            raise ValueError(f"guidance is {self.guidance}; it must lie between 0 and 100")
+        if self.guidance != 1 and "shadow" in self.needs:
+            raise ValueError("guidance and a rule that needs a shadow pass do not go together; choose one")
 
     @property
     def rules(self) -> tuple[Rule, Rule, Rule, Rule]:

@@ -20,6 +20,7 @@ from mezzotint.draws import Draws, categorical
 from mezzotint.noise import NoiseProcess, Schedule
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import Decoding, Proposal
+from mezzotint.sampler.guidance import guided_logits, guided_posterior
 from mezzotint.shapes import Logits, Probs, Tokens, Where
 
 
@@ -39,6 +40,15 @@ class ShadowDenoiser(CanvasDenoiser, Protocol):
 
     def denoise_with_shadow(
         self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, masks: Tokens
+    ) -> tuple[Logits, Logits]: ...
+
+
+@runtime_checkable
+class TwoBranchDenoiser(CanvasDenoiser, Protocol):
+    """Answers told the condition and told the null, from one call: logits `[B, C, V]` each. Only guidance asks for it."""
+
+    def denoise_branches(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any
     ) -> tuple[Logits, Logits]: ...
 
 
@@ -69,11 +79,23 @@ class Sampler:
         for rule in self.decoding.rules:
             if "shadow" in rule.needs and not isinstance(self.denoiser, ShadowDenoiser):
                 raise ValueError(f"{rule.name} needs a shadow pass, which {type(self.denoiser).__name__} does not have")
+        if self.decoding.guidance != 1 and not isinstance(self.denoiser, TwoBranchDenoiser):
+            raise ValueError(
+                f"guidance {self.decoding.guidance:g} needs two branches, which {type(self.denoiser).__name__} does not have"
+            )
+
+    @property
+    def branches(self) -> int:
+        """Calls of the network that a step takes, a row."""
+        return 1 if self.decoding.guidance == 1 else 2
 
     def propose(self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None) -> Proposal:
         """One call of the denoiser, made into a proposal with what the rules need. s `[B]`: the level after this step."""
         needs, accept = self.decoding.needs, self.decoding.accept
-        logits, shadow = self._logits(canvas, cache, draws, "shadow" in needs)
+        logits, shadow, null = self._logits(canvas, cache, draws, "shadow" in needs)
+        told, strength = logits, self.decoding.guidance
+        if null is not None:
+            logits = guided_logits(told, null, strength)
         argmax = logits.argmax(-1)
         temperature = self.decoding.temperature
         heat: float | Tensor
@@ -88,7 +110,12 @@ class Sampler:
         tokens = argmax
         if drawn or accept.from_posterior:
             assert warm is not None
-            law = self.process.posterior(canvas.tokens, warm, s, canvas.level) if accept.from_posterior else warm
+            law = warm
+            if accept.from_posterior and null is not None and self.process.support:
+                with_it, without = ((x / heat if drawn else x).softmax(-1) for x in (told, null))
+                law = guided_posterior(self.process, canvas.tokens, with_it, without, s, canvas.level, strength)
+            elif accept.from_posterior:
+                law = self.process.posterior(canvas.tokens, warm, s, canvas.level)
             tokens = categorical(law, draws.uniform("token", canvas.positions))
         norm = logits.logsumexp(-1, keepdim=True)
         probs = (logits - norm).exp() if "kl" in needs else None
@@ -110,8 +137,10 @@ class Sampler:
             probs=probs,
         )
 
-    def _logits(self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool) -> tuple[Logits, Logits | None]:
-        """What the network says, ids that are never legal ruled out: float64 `[B, C, V]`, and the shadow's."""
+    def _logits(
+        self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool
+    ) -> tuple[Logits, Logits | None, Logits | None]:
+        """What the network says, ids that are never legal ruled out: float64 `[B, C, V]`, the shadow's and the null's."""
         place = canvas.tokens, canvas.positions, canvas.valid, cache
         both: tuple[Logits, ...]
         if with_shadow:
@@ -120,13 +149,16 @@ class Sampler:
             noise = self.process.prior(canvas.tokens.shape, draws, canvas.positions)
             masks = noise if mask is None else torch.full_like(noise, mask)
             both = self.denoiser.denoise_with_shadow(*place, masks)
+        elif self.branches == 2:
+            assert isinstance(self.denoiser, TwoBranchDenoiser)
+            both = self.denoiser.denoise_branches(*place)
         else:
             both = (self.denoiser.denoise(*place),)
         illegal = [i for i in {*self.banned, self.process.mask_id} if i is not None]
         both = tuple(logits.to(torch.float64) for logits in both)
         for logits in both:
             logits[..., illegal] = -torch.inf
-        return both[0], both[1] if with_shadow else None
+        return both[0], both[1] if with_shadow else None, both[1] if len(both) > 1 and not with_shadow else None
 
     def steps(self, canvas: Canvas, cache: Any, draws: Draws) -> Iterator[Step]:
         """Work on `canvas` in place, one denoiser call a step, at most `num_steps`; a row with nothing open does not start."""
@@ -134,7 +166,7 @@ class Sampler:
         make = decoding.levels or Schedule.grid
         levels = make(self.process.schedule, decoding.num_steps)
         start = canvas.level  # a draft's levels run from its own down to 0
-        positions = canvas.tokens.shape[1] * (2 if "shadow" in decoding.needs else 1)
+        positions = canvas.tokens.shape[1] * (2 if "shadow" in decoding.needs else self.branches)
         running = ~canvas.done()
         previous: Proposal | None = None
         for index in range(decoding.num_steps):

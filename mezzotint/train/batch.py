@@ -14,22 +14,25 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mezzotint.model.condition import Conditions
 from mezzotint.model.visibility import Places
 from mezzotint.shapes import Tokens
 
 
 class Batch(NamedTuple):
-    """tokens, target int64 `[B, T]`; weight float32 `[B, T]`, 0 where nothing is learnt."""
+    """tokens, target int64 `[B, T]`; weight float32 `[B, T]`, 0 where nothing is learnt. condition: one a row, if any."""
 
     tokens: Tokens
     places: Places
     target: Tokens
     weight: Tensor
+    condition: Conditions | None = None
 
     def rows(self, begin: int, end: int) -> Batch:
         """Only these rows (views)."""
         places = Places(*(x[begin:end] for x in self.places))
-        return Batch(self.tokens[begin:end], places, self.target[begin:end], self.weight[begin:end])
+        told = None if self.condition is None else self.condition[begin:end]
+        return Batch(self.tokens[begin:end], places, self.target[begin:end], self.weight[begin:end], told)
 
     def part(self, index: int, parts: int) -> Batch:
         """The rows of one of `parts` parts as even as can be; a part of fewer rows than parts may be empty."""
@@ -38,10 +41,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         places = Places(*(x.to(device, non_blocking=True) for x in self.places))
-        return Batch(
-            self.tokens.to(device, non_blocking=True), places,
-            self.target.to(device, non_blocking=True), self.weight.to(device, non_blocking=True),
-        )  # fmt: skip
+        tokens, target, weight = (x.to(device, non_blocking=True) for x in (self.tokens, self.target, self.weight))
+        return Batch(tokens, places, target, weight, self.condition)
 
 
 class Batches(Protocol):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.draws import Draws
+from mezzotint.model.condition import Conditions, dropped
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, two_stream_places
 from mezzotint.noise import NoiseProcess
 from mezzotint.shapes import Tokens, Where
@@ -165,3 +166,28 @@ def packed_causal(packed: Packed, pad: int = 0) -> Batch:
     follows = packed.real[:, 1:] & (packed.document[:, 1:] == packed.document[:, :-1]) & packed.learnt[:, 1:]
     weight = torch.cat((follows, torch.zeros_like(follows[:, :1])), 1).float()
     return Batch(clean, packed.places(), target, weight)
+
+
+def told_batch(
+    clean: Tokens, conditions: Conditions, process: NoiseProcess, prefix: int, drop: float, draws: Draws,
+    generator: torch.Generator,
+) -> Batch:  # fmt: skip
+    """Whole canvases `[B, L]`, each after `prefix` places of its condition; a share `drop` is told the null instead.
+
+    One level a row, even over (0, 1], low-discrepancy over rows. The loss stands where masked, or everywhere under noise
+    that does not show where it is. -> `[B, prefix + L]`
+    """
+    rows, length = clean.shape
+    shift = torch.rand((), generator=generator, dtype=torch.float64)
+    level = 1 - (shift + torch.randperm(rows, generator=generator) / rows) % 1
+    noisy = process.corrupt(clean, level, None, draws)
+    hidden = process.looks_noisy(noisy)
+    weight = torch.ones_like(noisy, dtype=torch.float32) if hidden is None else hidden.float()
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    position = torch.arange(prefix + length).expand(rows, -1)
+    role = torch.where(position < prefix, CLEAN, CANVAS)
+    before = torch.zeros(rows, prefix, dtype=torch.int64)
+    return Batch(
+        torch.cat((before, noisy), 1), Places.of(position, role), torch.cat((before, clean), 1),
+        torch.cat((before.float(), weight), 1), dropped(conditions, drop, seed),
+    )  # fmt: skip

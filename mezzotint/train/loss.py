@@ -68,7 +68,9 @@ def weighted_nats(
     denoiser: Denoiser, batch: Batch, visible: Visibility | None = None, chunk: int = CHUNK
 ) -> Tensor:  # fmt: skip
     """The sum over positions of weight times cross-entropy in nats, a scalar. Positions of weight 0 are not computed."""
-    hidden = denoiser(batch.tokens, batch.places, visible or context_causal(), logits=False).hidden  # [B, T, D]
+    hidden = denoiser(
+        batch.tokens, batch.places, visible or context_causal(), condition=batch.condition, logits=False
+    ).hidden  # [B, T, D]
     where = (batch.weight != 0).flatten().nonzero()[:, 0]  # [N]
     head = denoiser.embedding.weight if denoiser.head is None else denoiser.head.weight
     chosen = hidden.flatten(0, 1)[where]

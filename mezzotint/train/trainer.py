@@ -96,7 +96,7 @@ def initialise(config: ModelConfig, seed: int) -> Denoiser:
     torch.manual_seed(seed)
     denoiser = Denoiser(config)
     for name, weight in denoiser.slots().items():
-        if weight.dim() == 2:
+        if weight.dim() == 2 and not name.startswith("mezzotint.condition"):  # that initialises itself
             deep = name.endswith(("o_proj.weight", "down_proj.weight"))
             torch.nn.init.normal_(weight, std=0.02 / (2 * config.num_layers) ** 0.5 if deep else 0.02)
     return denoiser
