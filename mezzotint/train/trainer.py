@@ -33,6 +33,7 @@ class Batch(NamedTuple):
 
 
 Batches = Callable[[int], Batch]  # step -> batch
+Loss = Callable[[Denoiser, Batch], Tensor]  # a scalar in nats, to be minimised
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ def loss_of(denoiser: Denoiser, batch: Batch, visible: Visibility) -> Tensor:
 
 
 class Trainer:
-    def __init__(self, denoiser: Denoiser, recipe: Recipe, batches: Batches) -> None:
+    """loss: None for `loss_of` under `context_causal`; another objective is another function of network and batch."""
+
+    def __init__(self, denoiser: Denoiser, recipe: Recipe, batches: Batches, loss: Loss | None = None) -> None:
         self.denoiser, self.recipe, self.batches = denoiser, recipe, batches
-        self.visible = context_causal()
+        self.loss = loss or (lambda denoiser, batch: loss_of(denoiser, batch, context_causal()))
         matrices = [p for n, p in denoiser.named_parameters() if p.dim() == 2 and "embedding" not in n]
         others = [p for n, p in denoiser.named_parameters() if p.dim() != 2 or "embedding" in n]
         r = recipe
@@ -128,7 +131,7 @@ class Trainer:
         """One update; -> its loss and the positions computed. Raises FloatingPointError for a loss that is not finite."""
         batch = self.batches(index)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
-            loss = loss_of(self.denoiser, batch, self.visible)
+            loss = self.loss(self.denoiser, batch)
         value = float(loss.detach())
         if value != value or value == float("inf"):
             raise FloatingPointError(f"the loss is {value} at step {index}")
