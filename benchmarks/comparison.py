@@ -30,7 +30,16 @@ from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, Places, context_causal, two_stream_places
 from mezzotint.noise import Absorbing, NoiseProcess, Uniform, gidd
-from mezzotint.objective import autoregressive_nll, by_count, by_level, legal, levels, likelihood, two_stream, whole_text
+from mezzotint.objective import (
+    autoregressive_nll,
+    by_count,
+    by_level,
+    legal,
+    levels,
+    likelihood,
+    two_stream,
+    whole_text,
+)
 from mezzotint.shapes import Tokens
 from mezzotint.train.corruption import causal_batch
 from mezzotint.train.data import data_folder, held_out, read_rows
@@ -151,7 +160,7 @@ def config(characters: int) -> ModelConfig:
 
 
 class Run(NamedTuple):
-    """nats a character of held-out windows and the standard error of their noise (0 for AR); steps and CPU seconds of training."""
+    """nats a character of held-out windows, the standard error of their noise (0 for AR), CPU seconds of training."""
 
     arm: str
     seed: int
@@ -181,14 +190,15 @@ def run(name: str, seed: int, positions: int, text: Text, rows: int, count: int)
             nats = autoregressive_nll(denoiser, test)
             return Run(name, seed, positions, float(nats.mean()), 0.0, "exact", steps, seconds)
         predict = whole_text(denoiser, context_causal()) if arm.size is None else two_stream(denoiser, arm.size)
-        bound = likelihood(
-            process, predict, test, (torch.arange(LENGTH) > 0).expand_as(test), 4 * count if process.support else count, Draws.of(list(range(rows))),
-            estimator=by_level() if process.support else by_count(), size=arm.size, rows_at_once=32,
-            prediction="leave_one_out" if process.support else "full",
-        )  # fmt: skip
-    scored = rows * (LENGTH - 1)
-    error = float(bound.standard_error.square().sum().sqrt()) / scored
-    return Run(name, seed, positions, float(bound.nats.sum()) / scored, error, bound.estimator, steps, seconds)
+        scored, draws = (torch.arange(LENGTH) > 0).expand_as(test), Draws.of(list(range(rows)))
+        if process.support:
+            how = {"estimator": by_level(), "count": 4 * count, "prediction": "leave_one_out"}
+        else:
+            how = {"estimator": by_count(), "count": count, "prediction": "full"}
+        bound = likelihood(process, predict, test, scored, draws=draws, size=arm.size, rows_at_once=32, **how)
+    characters = int(scored.sum())
+    error = float(bound.standard_error.square().sum().sqrt()) / characters
+    return Run(name, seed, positions, float(bound.nats.sum()) / characters, error, bound.estimator, steps, seconds)
 
 
 def results(done: list[Run]) -> list[str]:
@@ -264,7 +274,9 @@ def main() -> None:
                 if args.runs:
                     with args.runs.open("a") as file:
                         file.write(json.dumps(done[key]._asdict()) + "\n")
-    finished = [r for r in done.values() if r.positions == args.positions and r.arm in args.arms and r.seed < args.seeds]
+    finished = [
+        r for r in done.values() if r.positions == args.positions and r.arm in args.arms and r.seed < args.seeds
+    ]
     report.write("comparison", "One text, one budget: seven ways to model it", results(finished))
 
 

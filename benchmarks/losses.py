@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import report
 import torch
@@ -63,13 +63,13 @@ class _Nothing(type):
         return _Nothing(name, (), {})
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if not cls.__bases__ == (object,):
+        if cls.__bases__ != (object,):
             return super().__call__(*args, **kwargs)
         return args[0] if len(args) == 1 and callable(args[0]) else cls
 
 
 class _Stub(types.ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
