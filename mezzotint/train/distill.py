@@ -46,7 +46,7 @@ class Teacher:
 
     A step reveals, of a canvas of n positions, n / steps rounded up: the surest at temperature 0, any above it.
     banned: ids never said, beside the mask. What is drawn depends on the batch's tokens alone, so that a run repeats.
-    Raises ValueError for a jump of fewer than 2 steps or more than there are, or a negative temperature.
+    Raises ValueError for a jump of fewer than 2 steps or more than there are, a negative temperature, shifted weights.
     """
 
     denoiser: Denoiser
@@ -63,6 +63,8 @@ class Teacher:
             )
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it must be at least 0")
+        if self.denoiser.shift:
+            raise ValueError("these weights speak about the next position on a canvas (shift 1); adapt them first")
 
     def law(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         """Log-probabilities of one call, float32 `[B, T, V]`; illegal ids have none."""

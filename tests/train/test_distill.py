@@ -7,6 +7,7 @@ import torch
 
 from mezzotint.draws import Draws
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, Places, two_stream_places
 from mezzotint.noise import Absorbing
 from mezzotint.train.distill import Teacher, distill
@@ -115,5 +116,7 @@ def test_bad_numbers_are_named(taught):
         Teacher(taught, MASK, 1)
     with pytest.raises(ValueError, match="temperature is -1"):
         Teacher(taught, MASK, 4, temperature=-1)
+    with pytest.raises(ValueError, match="shift 1"):
+        Teacher(Denoiser(SMALL, shift=1), MASK, 4)
     with pytest.raises(ValueError, match="3 rounds from 4 steps"):
         next(distill(taught, Recipe("x", SMALL, max_steps=1), batches, MASK, 4, rounds=3))
