@@ -312,7 +312,8 @@ def _normalise(law: Tensor) -> Tensor:
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) over the last axis; infinite where q gives up what p does not."""
-    return (torch.xlogy(p, p) - torch.where(p > 0, p * q.log(), 0.0)).sum(-1)
+    needed = torch.where(p > 0, q, 1.0)  # no log 0 where p is 0: 0 times its gradient is not a number
+    return (torch.xlogy(p, p) - p * needed.log()).sum(-1)
 
 
 def _itakura_saito(p: Tensor, q: Tensor) -> Tensor:

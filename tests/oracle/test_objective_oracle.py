@@ -2,13 +2,14 @@
 
 import math
 
+import pytest
 import torch
 from world import World
 
 from mezzotint.draws import Draws
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
-from mezzotint.noise import Absorbing, Schedule
+from mezzotint.noise import Absorbing, Hybrid, Schedule, Uniform, gidd
 from mezzotint.objective import autoregressive_nll, legal, likelihood, two_stream, whole_text
 
 
@@ -78,3 +79,23 @@ def test_bounds_of_a_network_are_finite_and_repeat():
             assert (first.nats > 0.5 * 8 * math.log(10)).all()  # random weights know nothing
     logits = legal(Absorbing(10, 11), torch.zeros(1, 1, 11))
     assert logits[0, 0, 10] == -torch.inf
+
+
+NOISES = (Absorbing(4, 5), Uniform(4, 5), Hybrid(4, range(4), 5, 0.3), gidd(4, range(4), 5, 0.1))
+
+
+@pytest.mark.parametrize("process", NOISES, ids=["absorbing", "uniform", "hybrid", "gidd"])
+@pytest.mark.parametrize("steps", [None, 4])
+def test_bounds_have_the_gradient_that_finite_differences_find(process, steps):
+    """Of the integrand and of a grid's step, for the logits of every position that can be seen: right, wrong, masked."""
+    x = torch.tensor([[0, 1, 2, 3]])
+    z = torch.tensor([[0, 4 if process.mask_id is not None else 2, 3 if process.support else 4, 3]])
+    t = torch.tensor([[0.75, 0.5, 0.75, 0.5]])
+    s = None if steps is None else t - 1 / steps
+    prediction = "leave_one_out" if process.support else "full"
+    logits = torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+    def bound(logits):
+        return process.nelbo(legal(process, logits).log_softmax(-1), x, z, t, s, prediction).sum()
+
+    assert torch.autograd.gradcheck(bound, logits)
