@@ -121,3 +121,25 @@ class KVCache:
             raise ValueError(f"rows of length {lengths.tolist()} do not fit the cache of {self.capacity}")
         self.lengths, self._longest = lengths, longest
         self._even = bool((lengths == lengths[0]).all())
+
+
+class Recorded:
+    """Clean text read once, without gradient, for canvases that are trained on it: nothing is ever written into it.
+
+    copies: how often each row is used, one after the other (two canvases of one text, say).
+    """
+
+    def __init__(self, cache: KVCache, places: Places, copies: int = 1) -> None:
+        """`cache`: after the pass over `places` `[B, S]`, which had to itself all that the cache holds."""
+        length = places.position.shape[1]
+        self.keys = cache.keys[:, :, :, :length].repeat_interleave(copies, 1)
+        self.values = cache.values[:, :, :, :length].repeat_interleave(copies, 1)
+        self.read = Places(*(x.repeat_interleave(copies, 0) for x in places))
+
+    def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v `[B, K, T, H]` of a pass -> keys and values `[B, K, S + T, H]`; gradients reach k and v alone."""
+        keys, values = self.keys[layer].to(k.dtype), self.values[layer].to(v.dtype)
+        return torch.cat((keys, k), 2), torch.cat((values, v), 2)
+
+    def places(self, new: Places) -> Places:
+        return self.read.cat(new)

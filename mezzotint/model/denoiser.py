@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.cache import KVCache
+from mezzotint.model.adapter import Adapter, AdapterConfig
+from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.layers import Block, rotary_tables
+from mezzotint.model.layers import PLAIN, Block, rotary_tables
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -48,6 +49,14 @@ class Denoiser(nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.adapter: Adapter | None = None
+
+    def adapt(self, config: AdapterConfig) -> Denoiser:
+        """Put a fresh adapter on these weights: it says what they say until it has learnt (its control rows apart)."""
+        weight = self.embedding.weight
+        head = weight if self.head is None else self.head.weight
+        self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
+        return self
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +109,7 @@ class Denoiser(nn.Module):
         tokens: Tokens,
         places: Places,
         visible: Visibility,
-        cache: KVCache | None = None,
+        cache: KVCache | Recorded | None = None,
         want: Tensor | None = None,
         condition: object = None,
         feedback: Tensor | None = None,
@@ -114,6 +123,18 @@ class Denoiser(nn.Module):
         if condition is not None or feedback is not None:
             given = "condition" if condition is not None else "feedback"
             raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
+        x = self.states(tokens, places, visible, cache)
+        about, role = places.position + torch.where(places.role == CLEAN, 1, self.shift), places.role
+        if want is not None:
+            x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
+            about, role = about.gather(1, want), role.gather(1, want)
+        hidden = self.norm(x)
+        return Prediction(self.speak(hidden, role), about, hidden)
+
+    def states(
+        self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None
+    ) -> Tensor:
+        """`forward` up to the last block: `[B, T, D]`, before the final norm."""
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
         keys = places if cache is None else cache.places(places)
@@ -124,19 +145,23 @@ class Denoiser(nn.Module):
             if bool(seen.all())
             else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
         )
+        adapter = self.adapter
+        gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
+        if adapter is not None and gate is not None:
+            x = adapter.embed(x, tokens, places)
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, mask, layer, cache)
-        about = places.position + torch.where(places.role == CLEAN, 1, self.shift)
-        if want is not None:
-            x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
-            about = about.gather(1, want)
-        hidden = self.norm(x)
-        head = self.embedding.weight if self.head is None else self.head.weight
-        return Prediction(F.linear(hidden, head), about, hidden)
+            terms = PLAIN if adapter is None or gate is None else adapter.terms(layer, gate)
+            x = block(x, cos, sin, mask, layer, cache, terms)
+        return x
+
+    def speak(self, hidden: Tensor, role: Tensor) -> Logits:
+        """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
+        logits = F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
 
     def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
         """Causal pass over clean text, kept in the cache: prefill, commit, verify and AR are all this.
