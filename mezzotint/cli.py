@@ -38,6 +38,9 @@ TWICE = 2.0  # seconds in which a second Ctrl-C ends a chat
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder, or a .gguf file.")]
+AdapterFolder = Annotated[
+    str | None, typer.Option("--adapter", help="A folder that `mezzotint adapt`, finetune or peft has written.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 Decode = Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")]
@@ -132,12 +135,12 @@ def argument_text(value: str, name: str) -> str:
     return text
 
 
-def _load(model: str) -> tuple[Engine, float]:
+def _load(model: str, adapter: str | None = None) -> tuple[Engine, float]:
     began = time.perf_counter()
     import mezzotint as mz
     from mezzotint.engine.engine import Engine
 
-    engine = Engine(mz.load(model))
+    engine = Engine(mz.load(model, adapter))
     return engine, time.perf_counter() - began
 
 
@@ -183,6 +186,7 @@ def _raw_if_untaught(request: Request, engine: Engine) -> Request:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     decode: Decode = "verified",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Temperature = 0.0,
@@ -216,7 +220,7 @@ def generate(
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
     )  # fmt: skip
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     request = _raw_if_untaught(request, engine)
     if request.decode == "diffusion":
         _warn_untrained(engine)
@@ -304,6 +308,7 @@ def _run(engine: Engine, request: Request, quiet: bool = False, answer: Answer |
 @reporting
 def chat(
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     decode: Decode = "verified",
     policy: Policy = None,
     quality: Quality = None,
@@ -323,7 +328,7 @@ def chat(
         "-", decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
         policy=_policy(decode, policy, quality),
     )  # fmt: skip
-    engine, _ = _load(model)
+    engine, _ = _load(model, adapter)
     if engine.tokenizer.chat_template is None:
         raise BadInput(f"{engine.checkpoint.name} has no chat template to chat by; mezzotint generate continues text")
     if decode == "diffusion":
@@ -396,6 +401,7 @@ def edit(
         str, typer.Option("--instruction", "-i", help="What to change, in a few words.")
     ] = "fix the grammar",
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     threshold: Annotated[float, typer.Option(help="How sure a repairing model must be of another token.")] = 0.9,
     margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
     lock: Annotated[
@@ -419,7 +425,7 @@ def edit(
     if not text.strip():
         raise BadInput(f"{'standard input' if source == '-' else source} is empty; give some text")
     spans = locked_spans(text, lock or [])
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     began = time.perf_counter()
     if can_repair(engine):
         print(f"note: {engine.checkpoint.name} repairs tokens; it reads no instruction", file=sys.stderr)
@@ -460,6 +466,7 @@ def infill(
         str, typer.Argument(help="Text with holes: [[ ]], or [[7]] for 7 tokens; - reads standard input.")
     ] = "-",
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     policy: Policy = None,
     quality: Quality = None,
     max_length: Annotated[int, typer.Option(help="Longest [[ ]] looked for, in tokens.")] = 16,
@@ -479,7 +486,7 @@ def infill(
     split_holes(source)
     find_length = search(max_length)
     chosen = _policy("diffusion", policy, quality)
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     _warn_untrained(engine, "what it fills in is broken text")
     began = time.perf_counter()
     result = infill(
@@ -526,6 +533,7 @@ def watch(
     seed: Seed = 0,
     raw: Raw = False,
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
 ) -> None:
     """Every step on its own line: text emerging from noise, or dissolving into it."""
     from rich.console import Console
@@ -549,7 +557,7 @@ def watch(
         )
         for name in names
     ]  # fmt: skip
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     if decode == "diffusion":
         _warn_untrained(engine)
     strips, mask_id, hidden = {}, engine.checkpoint.facts.mask_id, _hidden(engine.checkpoint)

@@ -67,9 +67,9 @@ class AdapterConfig:
 
 
 class Gate(NamedTuple):
-    """Where the pairs act in one pass. index int64 `[n]` into the flattened B x T places; None: at all of them."""
+    """Where the pairs act in one pass: indices int64 `[n]` into the flattened B x T places; None: at all of them."""
 
-    index: Tensor | None
+    places: Tensor | None
 
 
 class LowRank(nn.Module):
@@ -84,8 +84,8 @@ class LowRank(nn.Module):
 
     def add(self, y: Tensor, x: Tensor, gate: Gate) -> Tensor:
         """y = W x `[B, T, O]` with the pairs' part of x `[B, T, I]` added where the gate is open."""
-        seen = x if gate.index is None else x.flatten(0, 1)[gate.index]
-        halves = dict(zip(self.names, F.linear(seen, self.a).split(self.rank, -1), strict=True))
+        seen = x if gate.places is None else x.flatten(0, 1)[gate.places]
+        halves = dict(zip(self.names, torch.split(F.linear(seen, self.a), self.rank, -1), strict=True))
         ups = dict(zip(self.names, self.b, strict=True))
         delta = torch.cat(
             [
@@ -95,16 +95,14 @@ class LowRank(nn.Module):
             -1,
         )
         delta = (self.scale * delta).to(y.dtype)
-        if gate.index is None:
+        if gate.places is None:
             return y + delta
-        return y.flatten(0, 1).index_add(0, gate.index, delta).view_as(y)
+        return y.flatten(0, 1).index_add(0, gate.places, delta).view_as(y)
 
     def product(self) -> Tensor:
         """(alpha / r) B A, `[O, I]`: what merging adds to the weight."""
-        ups, downs = (
-            dict(zip(self.names, self.b, strict=True)),
-            dict(zip(self.names, self.a.split(self.rank), strict=True)),
-        )
+        ups = dict(zip(self.names, self.b, strict=True))
+        downs = dict(zip(self.names, torch.split(self.a, self.rank), strict=True))
         rows = [
             ups[name] @ downs[name] if name in ups else self.a.new_zeros(size, self.a.shape[1])
             for name, size in self.sizes.items()
@@ -139,6 +137,10 @@ class LayerPairs(nn.Module):
             return lambda y, x: pair.add(y, x, gate)
 
         return Terms(**{name: term(pair) for name, pair in self.pairs.items()})  # type: ignore[arg-type]
+
+    def products(self) -> dict[str, Tensor]:
+        """Name of a fused product -> what merging adds to its weight."""
+        return {name: pair.product() for name, pair in self.pairs.items() if isinstance(pair, LowRank)}
 
 
 class Adapter(nn.Module):
@@ -208,7 +210,7 @@ class Adapter(nn.Module):
             assert isinstance(layer, LayerPairs)
             for pair in layer.pairs.values():
                 assert isinstance(pair, LowRank)
-                for name, a, b in zip(pair.names, pair.a.split(pair.rank), pair.b, strict=True):
+                for name, a, b in zip(pair.names, torch.split(pair.a, pair.rank), pair.b, strict=True):
                     prefix = f"base_model.model.model.layers.{index}.{name}."
                     found |= {prefix + "lora_A.weight": a, prefix + "lora_B.weight": b}
         for name in ("role", "control_in", "control_out"):

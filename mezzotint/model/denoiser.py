@@ -11,13 +11,14 @@ i + 1, as in any AR checkpoint that has not learnt otherwise; `denoise` undoes i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.adapter import Adapter, AdapterConfig
+from mezzotint.model.adapter import Adapter, AdapterConfig, LayerPairs
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.layers import PLAIN, Block, rotary_tables
@@ -97,6 +98,40 @@ class Denoiser(nn.Module):
         if slots:
             raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
         return self
+
+    @torch.no_grad()
+    def merged(self) -> Denoiser:
+        """A copy without adapter whose weights hold it: ungated pairs for good, gated ones for canvas passes only.
+
+        Its canvas passes say what this network's say and cost what the base's cost, given a cache that the base has read;
+        what it reads itself is another model's text when the pairs were gated. Raises ValueError without an adapter.
+        """
+        adapter = self.adapter
+        if adapter is None:
+            raise ValueError("there is no adapter to merge")
+        tied = self.config.tied_head and adapter.control_out is None
+        role = self.config.canvas_role or adapter.role is not None
+        copy = Denoiser(replace(self.config, tied_head=tied, canvas_role=role), self.shift)
+        own = self.slots()
+        for name, slot in copy.slots().items():
+            if name in own:
+                slot.copy_(own[name])
+        for block, pairs in zip(copy.blocks, adapter.layers, strict=True):
+            assert isinstance(block, Block) and isinstance(pairs, LayerPairs)
+            linears = {
+                "qkv": block.attention.qkv, "out": block.attention.out, "gate_up": block.mlp.gate_up,
+                "down": block.mlp.down,
+            }  # fmt: skip
+            for name, product in pairs.products().items():
+                linears[name].weight += product
+        if copy.canvas_role is not None and adapter.role is not None:
+            copy.canvas_role.add_(adapter.role)
+        if adapter.control_in is not None and adapter.control_out is not None:
+            assert copy.head is not None
+            copy.head.weight.copy_(self.embedding.weight if self.head is None else self.head.weight)
+            ids = list(adapter.config.control_ids)
+            copy.embedding.weight[ids], copy.head.weight[ids] = adapter.control_in, adapter.control_out
+        return copy.requires_grad_(False).eval()
 
     # -- the forward pass ------------------------------------------------------------------------------------------
 

@@ -80,6 +80,22 @@ def test_the_pairs_are_low_rank_terms_of_each_linear():
     assert len(named) == 3 * 2 * len(TARGETS) + 1
 
 
+def test_merged_weights_say_the_same_on_a_canvas():
+    model, positions = adapted(shift=1), torch.arange(9, 14).expand(2, -1)
+    merged = model.merged()
+    cache, valid = model.new_cache(2, 20), torch.ones(2, 5, dtype=torch.bool)
+    model.read(torch.randint(0, 97, (2, 9)), torch.tensor([9, 9]), cache)
+    tokens = torch.tensor([[5, 6, 7, 9, 50], [1, 2, 3, 4, 5]])
+    want, got = (m.denoise(tokens, positions, valid, cache) for m in (model, merged))
+    assert torch.allclose(want, got, atol=1e-5) and merged.adapter is None
+    ungated = adapted(gate="all", canvas=False, control_ids=(), confidence=False)
+    ids = torch.randint(0, 97, (1, 9))
+    one, other = (m.read(ids, torch.tensor([9]), m.new_cache(1, 9)).logits for m in (ungated, ungated.merged()))
+    assert torch.allclose(one, other, atol=1e-5)
+    with pytest.raises(ValueError, match="no adapter to merge"):
+        merged.merged()
+
+
 def test_one_mixed_pass_equals_a_clean_pass_and_a_canvas_pass():
     model = adapted()
     tokens, places = mixed()
