@@ -148,12 +148,14 @@ class Denoiser(nn.Module):
         want: Tensor | None = None,
         condition: object = None,
         feedback: Tensor | None = None,
+        logits: bool = True,
     ) -> Prediction:
         """One pass over tokens `[B, T]` standing at `places` `[B, T]`, after what `cache` holds.
 
         want: int64 `[B, W]`, indices into T whose logits are computed; None for all of them. condition and feedback are
         for checkpoints that declare them (a class or embedding to follow; self-conditioning). Nothing is kept in the
-        cache until `cache.keep`. Raises ValueError for a condition that these weights do not have.
+        cache until `cache.keep`. logits: False leaves the head out, and them empty (training computes them in chunks).
+        Raises ValueError for a condition that these weights do not have.
         """
         if condition is not None or feedback is not None:
             given = "condition" if condition is not None else "feedback"
@@ -164,7 +166,7 @@ class Denoiser(nn.Module):
             x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
             about, role = about.gather(1, want), role.gather(1, want)
         hidden = self.norm(x)
-        return Prediction(self.speak(hidden, role), about, hidden)
+        return Prediction(self.speak(hidden, role) if logits else hidden[..., :0], about, hidden)
 
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None

@@ -41,7 +41,7 @@ from mezzotint.sampler.loop import CanvasDenoiser, Sampler
 from mezzotint.shapes import Logits, Tokens, Where
 from mezzotint.train.corruption import pad_rows
 from mezzotint.train.data import held_out
-from mezzotint.train.trainer import Batch, Batches, Progress, Recipe, Trainer, initialise
+from mezzotint.train.trainer import Batch, Batches, Progress, Recipe, Trainer, by_rows, initialise
 
 DIGITS, OPENING, CLOSING, LETTERS = "1234", "([{<", ")]}>", "abcdefgh"
 CLUES = ("reversed", "next", "both")
@@ -240,7 +240,7 @@ def make_batches(arm: str, seed: int = 0, rows: int = 96) -> Batches:
         noisy = process.corrupt(solved, level, blank, draws)
         return Batch(noisy, _places(position, CANVAS), solved, (noisy == BLANK).float())
 
-    return batch
+    return by_rows(batch)
 
 
 def train(

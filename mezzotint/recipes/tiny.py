@@ -27,7 +27,7 @@ from mezzotint.noise import Hybrid, NoiseProcess
 from mezzotint.recipes.tiny_text import little_texts
 from mezzotint.train.corruption import Corruption, causal_batch, pad_rows
 from mezzotint.train.data import Rows, held_out, read_rows
-from mezzotint.train.trainer import Batch, Batches, Progress, Recipe, Trainer, initialise
+from mezzotint.train.trainer import Batch, Batches, Optimizer, Progress, Recipe, Trainer, by_rows, initialise
 
 END = "<|endoftext|>"
 CONTROL = {"MASK": "<|mask|>", "DELETE": "<|delete|>", "INSERT": "<|insert|>", "EXPAND": "<|expand|>"}
@@ -143,7 +143,7 @@ def make_batches(rows: Rows, tokenizer: Tokenizer, objective: str = "diffusion",
             return corruption.blocks(some, end, size, draws, generator, ar=0.3)
         return corruption.whole(some, end, draws, generator)
 
-    return batch
+    return by_rows(batch)
 
 
 def train(
@@ -154,8 +154,8 @@ def train(
     """Train and return the checkpoint, not yet saved. tokenizer: None trains one on the corpus."""
     tokenizer = tokenizer or make_tokenizer([document.text for document in corpus.train])
     recipe = Recipe(
-        f"tiny {objective}", config(tokenizer.vocab_size), minutes, max_steps, learning_rate, seed=seed,
-        optimizer=optimizer, bfloat16=False,  # so small a network is no faster in bfloat16
+        f"tiny {objective}", config(tokenizer.vocab_size), minutes, max_steps, seed,
+        Optimizer(optimizer, learning_rate), bfloat16=False,  # so small a network is no faster in bfloat16
     )  # fmt: skip
     denoiser = initialise(recipe.config, seed)
     rows = Rows(tokenise(corpus.train, tokenizer), seed)

@@ -21,7 +21,7 @@ from mezzotint.draws import Draws
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, two_stream_places
 from mezzotint.noise import NoiseProcess
 from mezzotint.shapes import Tokens, Where
-from mezzotint.train.trainer import Batch
+from mezzotint.train.batch import Batch
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tokens, Where]:
