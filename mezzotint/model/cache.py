@@ -126,15 +126,16 @@ class KVCache:
 class Recorded:
     """Clean text read once, without gradient, for canvases that are trained on it: nothing is ever written into it.
 
-    copies: how often each row is used, one after the other (two canvases of one text, say).
+    rows: which row of the cache each row of a canvas pass reads, so that several canvases share one text.
     """
 
-    def __init__(self, cache: KVCache, places: Places, copies: int = 1) -> None:
-        """`cache`: after the pass over `places` `[B, S]`, which had to itself all that the cache holds."""
+    def __init__(self, cache: KVCache, places: Places, rows: Tensor | None = None) -> None:
+        """`cache`: after a pass over `places` `[B, S]`, which had it to itself."""
+        index = torch.arange(cache.rows) if rows is None else rows
         length = places.position.shape[1]
-        self.keys = cache.keys[:, :, :, :length].repeat_interleave(copies, 1)
-        self.values = cache.values[:, :, :, :length].repeat_interleave(copies, 1)
-        self.read = Places(*(x.repeat_interleave(copies, 0) for x in places))
+        self.keys = cache.keys[:, :, :, :length].index_select(1, index.to(cache.keys.device))
+        self.values = cache.values[:, :, :, :length].index_select(1, index.to(cache.keys.device))
+        self.read = Places(*(x[index.to(x.device)] for x in places))
 
     def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v `[B, K, T, H]` of a pass -> keys and values `[B, K, S + T, H]`; gradients reach k and v alone."""

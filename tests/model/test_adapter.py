@@ -106,7 +106,7 @@ def test_one_mixed_pass_equals_a_clean_pass_and_a_canvas_pass():
     recorded = Recorded(cache, clean)
     assert torch.allclose(read, whole[:, 20:], atol=1e-5)
     assert torch.allclose(model(tokens[:, :20], canvas, context_causal(), recorded).logits, whole[:, :20], atol=1e-5)
-    twice = Recorded(cache, clean, copies=2)
+    twice = Recorded(cache, clean, torch.arange(3).repeat_interleave(2))
     doubled = Places(*(x.repeat_interleave(2, 0) for x in canvas))
     got = model(tokens[:, :20].repeat_interleave(2, 0), doubled, context_causal(), twice).logits
     assert torch.allclose(got[::2], whole[:, :20], atol=1e-5) and torch.allclose(got[1::2], got[::2], atol=1e-5)
