@@ -744,6 +744,118 @@ def doctor(json_output: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
+Out = Annotated[str, typer.Option(help="The folder to write; it must not exist.")]
+Minutes = Annotated[float | None, typer.Option("--max-minutes", help="All of it, measuring included.")]
+Full = Annotated[bool, typer.Option("--full", help="Train all weights and write a whole checkpoint.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the configuration, such as rank=64.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")]
+
+
+@app.command()
+@reporting
+def adapt(
+    configuration: Annotated[str, typer.Argument(help="cpu-smoke, gpu-30min or gpu-2b.")] = "cpu-smoke",
+    out: Out = "adapted",
+    max_minutes: Minutes = None,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    full: Full = False,
+    settings: Setting = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
+
+    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library.
+    """
+    began = time.perf_counter()
+    from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
+    from mezzotint.train.data import data_folder
+    from mezzotint.train.recipe import apply
+
+    if configuration not in CONFIGURATIONS:
+        raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}")
+    wanted = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
+    if full:
+        wanted = replace(wanted, learning_rate=2e-4)
+    if max_minutes is not None:
+        wanted = replace(wanted, minutes=max_minutes)
+    data = data_folder()
+    if data is None:
+        _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
+    _adapted(
+        apply(wanted, settings or []), out, model, adapter, threads, json_output, began,
+        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length),
+    )  # fmt: skip
+
+
+@app.command()
+@reporting
+def finetune(
+    rows: Annotated[
+        str, typer.Argument(help="JSON lines: messages; prompt, completion; or input, output, instruction.")
+    ],
+    out: Out = "finetuned",
+    max_minutes: Minutes = 10.0,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    full: Full = False,
+    length: Annotated[int, typer.Option(help="Most tokens of a row.")] = 512,
+    settings: Setting = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Teach a model your own rows: chats, prompts with completions, edits. A tenth of them is kept to measure on."""
+    began = time.perf_counter()
+    from mezzotint.recipes.adapt import Corpus, finetuning
+    from mezzotint.train.recipe import apply
+    from mezzotint.train.rows import read_examples
+
+    def read(checkpoint: Checkpoint, wanted: Any) -> Corpus:
+        return Corpus(*read_examples(rows, checkpoint.tokenizer, wanted.length))
+
+    if not Path(rows).is_file():
+        raise BadInput(f"there is no file {rows!r}")
+    wanted = replace(finetuning(max_minutes or 10.0, full), seed=seed, length=length)
+    _adapted(apply(wanted, settings or []), out, model, adapter, threads, json_output, began, read)
+
+
+def _adapted(
+    settings: Any, out: str, model: str, adapter: str | None, threads: int | None, json_output: bool, began: float,
+    text_of: Callable[[Checkpoint, Any], Any],
+) -> None:  # fmt: skip
+    """Run an adaptation with its panel on stderr; the folder, or the report as JSON, on stdout."""
+    import torch
+
+    import mezzotint as mz
+    from mezzotint.recipes.adapt import finetuning, run
+    from mezzotint.render import Progress
+
+    if Path(out).exists():
+        raise BadInput(f"{out} exists; give another folder with --out")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = mz.load(model, adapter)
+    text = text_of(checkpoint, settings)
+    if settings.name == "finetune" and any(example.draft is not None for example in text.train):
+        settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
+    print(f"{len(text.train)} texts, {len(text.held_out)} held out", file=sys.stderr)
+    with Progress() as panel:
+        report = run(checkpoint, text, settings, out, began=began, report=panel.show, say=_note)
+    if json_output:
+        print(json.dumps(report))
+        return
+    for when in ("before", "after"):
+        found = report[when]
+        nats = ", ".join(f"{value:.3f} nats at {level}" for level, value in found["canvas_nats"].items())
+        rounds = found["accepted_per_round"]
+        _note(f"{when}: {nats}" + (f", {rounds:.2f} tokens accepted a round" if rounds else ""))
+    _note(f"{report['steps']} steps in {report['train_seconds']:.0f} s; AR logits bit-equal: {report['ar_bit_equal']}")
+    print(out)
+
+
 def main() -> None:
     """Entry point of the `mezzotint` command."""
     try:

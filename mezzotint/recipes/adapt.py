@@ -22,12 +22,11 @@ import torch
 
 from mezzotint.checkpoints.load import Checkpoint
 from mezzotint.checkpoints.tokenizer import Tokenizer
-from mezzotint.engine.engine import Engine
-from mezzotint.engine.request import Request
+from mezzotint.draws import Draws
 from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.layers import Block
-from mezzotint.noise import Hybrid
+from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.train.adapt import CanvasLoss, Example, Ids, Stage, held_out_nats, make_batches
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.loss import Loss, loss_of
@@ -35,6 +34,7 @@ from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
+CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,15 @@ def _standard_library(most: int) -> Iterator[tuple[str, str]]:
                 yield part, path.name
 
 
+def finetuning(minutes: float, full: bool = False, edits: bool = False) -> Adaptation:
+    """A user's own rows: answers in canvases of several sizes, and edit labels where there are edits."""
+    stage = Stage(sizes={4: 0.2, 8: 0.3, 16: 0.5}, keep=0.1 if edits else 0.0, edits=0.4 if edits else 0.0)
+    return Adaptation(
+        "finetune", minutes, full=full, length=512, stages=(stage,), canvas_length=16, held_out=2000, prompts=4,
+        learning_rate=1e-4 if full else 1e-3,
+    )  # fmt: skip
+
+
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +179,7 @@ class Measured(NamedTuple):
 def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
     """Raises ValueError for a checkpoint without MASK, DELETE, INSERT and EXPAND."""
     noise, facts = checkpoint.noise("hybrid"), checkpoint.facts
-    assert isinstance(noise, Hybrid) and facts.mask_id is not None
+    assert facts.mask_id is not None
     end = checkpoint.tokenizer.eos_ids
     if not end:
         raise ValueError(f"{checkpoint.name} declares no end token, which an answer needs")
@@ -180,7 +189,7 @@ def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
 def run(
     checkpoint: Checkpoint, text: Corpus, settings: Adaptation, out: str | Path, *, began: float | None = None,
     report: Callable[[Progress], None] = lambda progress: None, say: Callable[[str], None] = lambda line: None,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt `checkpoint` on `text`, save to `out`, and return what was measured (also `out`/report.json).
 
@@ -196,7 +205,9 @@ def run(
     old = checkpoint.adapter
     ids = ids_of(checkpoint, settings.shift if old is None else checkpoint.facts.shift)
     measure_on = _some(text.held_out, settings.held_out)
-    prompts = prompts or [checkpoint.tokenizer.decode(e.text[: len(e.text) // 2]) for e in measure_on[: settings.prompts]]
+    prompts = prompts or [
+        [*e.context, *e.text[: len(e.text) // 2 if e.free else 1]] for e in measure_on[: settings.prompts]
+    ]
     facts = replace(
         checkpoint.facts, shift=ids.shift, trained_canvas=True, canvas_length=settings.canvas_length,
         noise="hybrid" if any(s.errors for s in settings.stages) else "absorbing",
@@ -231,20 +242,20 @@ def run(
         ),
         loss_of if settings.full else loss,
     )  # fmt: skip
-    clock, supervised = time.perf_counter(), 0
+    clock = time.perf_counter()
     losses: list[float] = []
     for progress in trainer.run():
         losses.append(progress.loss)
         report(progress)
     seconds = time.perf_counter() - clock
-    supervised = trainer.at.positions
-
     made = {
-        "configuration": settings.name, "seed": settings.seed, "steps": len(losses), "positions": supervised,
+        "configuration": settings.name, "seed": settings.seed, "steps": len(losses), "positions": trainer.at.positions,
         "train_seconds": round(seconds, 1), "full": settings.full,
     }  # fmt: skip
     if settings.full:
-        Checkpoint.of(denoiser, checkpoint.name, checkpoint.tokenizer, facts, checkpoint.license).save(out, torch.bfloat16)
+        Checkpoint.of(denoiser, checkpoint.name, checkpoint.tokenizer, facts, checkpoint.license).save(
+            out, torch.bfloat16
+        )
         after_network = denoiser
         after_checkpoint = Checkpoint.of(denoiser, out.name, checkpoint.tokenizer, facts)
     else:
@@ -310,7 +321,7 @@ def _some(examples: Sequence[Example], tokens: int) -> list[Example]:
 
 def measure(
     denoiser: Denoiser, checkpoint: Checkpoint, examples: Sequence[Example], ids: Ids, settings: Adaptation,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
 ) -> Measured:  # fmt: skip
     """Canvas loss at each level, and the tokens that a verifying call accepts when the canvas drafts for it."""
     nats, tokens = {}, 0
@@ -319,15 +330,13 @@ def measure(
         tokens += count
     if not prompts:
         return Measured(nats, tokens, None)
-    facts = replace(checkpoint.facts, shift=ids.shift)
-    engine = Engine.of(replace(checkpoint, facts=facts), denoiser)
-    replies = engine.generate(
-        [
-            Request(prompt, raw=True, decode="verified", draft="self-two-call", draft_length=settings.draft_length, max_tokens=48)
-            for prompt in prompts
-        ]
-    )
-    rounds = [frame.committed for reply in replies for frame in reply.trace.frames if frame.kind == "verify"]
+    drafting = SelfSpeculation(
+        denoiser, checkpoint.process, settings.draft_length, "none", stop_ids=frozenset(checkpoint.tokenizer.eos_ids),
+        controls=tuple(ids.control.values()),
+    )  # fmt: skip
+    with torch.inference_mode():
+        frames = list(drafting.frames(prompts, CONTINUED, Draws.of(list(range(len(prompts))))))
+    rounds = [frame.committed for frame in frames if frame.kind == "verify"]
     return Measured(nats, tokens, sum(rounds) / len(rounds) if rounds else None)
 
 

@@ -203,7 +203,7 @@ def edit_batch(
         keeps.append(3 * keep if len(states) == 1 else keep)
     tokens, shown = pad_rows(texts, ids.end)
     said, _ = pad_rows(says, ids.end)
-    weight = torch.where(said == tokens, torch.tensor(keeps)[:, None], 1.0) * shown
+    weight = torch.where(said == tokens, torch.tensor(keeps)[:, None], torch.ones(())) * shown
     bare = [Example(e.context, (), draft=()) for e in examples]  # the text itself is not read
     return _batch(bare, tokens, torch.zeros_like(tokens), shown, said, weight, ids, ar)
 
@@ -258,9 +258,7 @@ def _masks(
     return shown & (order - first < k)
 
 
-def _errors(
-    text: Tokens, visible: Where, block: Tensor, most: float, ids: Ids, generator: torch.Generator
-) -> Tokens:
+def _errors(text: Tokens, visible: Where, block: Tensor, most: float, ids: Ids, generator: torch.Generator) -> Tokens:
     """Visible tokens replaced at a rate up to `most`, one a block, 0 in two fifths of them; half evenly drawn, half usual."""
     if most == 0:
         return text
@@ -271,6 +269,12 @@ def _errors(
     usual = pool[torch.randint(len(pool), text.shape, generator=generator)]
     token = torch.where(torch.rand(text.shape, generator=generator) < 0.5, even, usual)
     return torch.where(visible & (torch.rand(text.shape, generator=generator) < rate), token, text)
+
+
+def columns(batch: Batch, part: slice) -> Batch:
+    """Only these columns (views)."""
+    places = Places(*(x[:, part] for x in batch.places))
+    return Batch(batch.tokens[:, part], places, batch.target[:, part], batch.weight[:, part])
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
@@ -301,10 +305,7 @@ class CanvasLoss:
     def __call__(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         """Raises ValueError for a batch whose canvas columns have nothing to learn."""
         width = int((batch.places.role[0] == CANVAS).sum())
-        canvas, clean = (
-            Batch(*(Places(*(y[:, part] for y in x)) if isinstance(x, Places) else x[:, part] for x in batch))
-            for part in (slice(0, width), slice(width, None))
-        )
+        canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
         total = canvas.weight.sum()
         if not total > 0:
             raise ValueError("a batch has no position with a loss")
@@ -316,11 +317,19 @@ class CanvasLoss:
         x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
         where = weight > 0
         b, c = where.nonzero().unbind(-1)
-        column = canvas.places.position[b, c] + denoiser.shift - 1  # of the clean row that speaks about the same position
+        column = (
+            canvas.places.position[b, c] + denoiser.shift - 1
+        )  # of the clean row that speaks about the same position
         exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
         teacher = law[row[b], column.clamp(min=0)] if self.teach else None
         nats = _weighted_nats(
-            denoiser, denoiser.norm(x[where]), canvas.target[where], weight[where], teacher, self.teach * exact, self.chunk
+            denoiser,
+            denoiser.norm(x[where]),
+            canvas.target[where],
+            weight[where],
+            teacher,
+            self.teach * exact,
+            self.chunk,
         )
         if self.confidence and bool(filled.any()):
             assert denoiser.adapter is not None and denoiser.adapter.confidence is not None
@@ -380,7 +389,7 @@ class CanvasLoss:
             x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
             b, c = fill.nonzero().unbind(-1)
             said = []
-            for piece in torch.arange(len(b)).split(self.chunk):
+            for piece in torch.split(torch.arange(len(b)), self.chunk):
                 hidden = denoiser.norm(x[b[piece], c[piece] - shift])
                 logits = denoiser.speak(hidden, torch.full(hidden.shape[:1], CANVAS, device=hidden.device)).float()
                 logits[:, self.mask_id] = -torch.inf
@@ -393,7 +402,13 @@ class CanvasLoss:
 
 
 def _weighted_nats(
-    denoiser: Denoiser, hidden: Tensor, target: Tensor, weight: Tensor, teacher: Tensor | None, share: Tensor, chunk: int
+    denoiser: Denoiser,
+    hidden: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    teacher: Tensor | None,
+    share: Tensor,
+    chunk: int,
 ) -> Tensor:
     """Sum of weight times (1 - share) CE + share KL(teacher || canvas) over canvas positions: hidden, teacher `[n, D]`."""
     role = torch.full_like(target, CANVAS)

@@ -45,7 +45,9 @@ def read_examples(
     kept = [held_out(text, share) for text, _ in rows]
     if all(kept) or not any(kept):
         kept = [index == len(rows) - 1 for index in range(len(rows))]
-    learn, measure = ([e for (_, some), k in zip(rows, kept, strict=True) if k is held for e in some] for held in (False, True))
+    learn, measure = (
+        [e for (_, some), k in zip(rows, kept, strict=True) if k is held for e in some] for held in (False, True)
+    )
     return learn, measure
 
 
@@ -53,7 +55,9 @@ def examples_of(row: Mapping[str, Any], tokenizer: Tokenizer, length: int) -> It
     """The examples of one row. Raises ValueError that says what is wrong with it."""
     kind = next((kind for kind, keys in _KINDS.items() if all(key in row for key in keys)), None)
     if kind is None:
-        raise ValueError(f"has {', '.join(sorted(row)) or 'nothing'}; expected messages, prompt and completion, or input and output")
+        raise ValueError(
+            f"has {', '.join(sorted(row)) or 'nothing'}; expected messages, prompt and completion, or input and output"
+        )
     if kind == "messages":
         yield from _chat(row["messages"], tokenizer, length)
     elif kind == "completion":
@@ -85,7 +89,9 @@ def _chat(messages: Any, tokenizer: Tokenizer, length: int) -> Iterator[Example]
         turns.append({"role": m["role"], "content": _text(m, "content")})
     answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
     if not answers or answers[0] == 0:
-        raise ValueError("messages hold no answer of the assistant to something" if not answers else "the assistant begins")
+        raise ValueError(
+            "messages hold no answer of the assistant to something" if not answers else "the assistant begins"
+        )
     for index in answers:
         yield _sized(tokenizer.chat(turns[:index]), turns[index]["content"], tokenizer, length)
 

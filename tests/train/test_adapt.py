@@ -7,12 +7,13 @@ from torch.nn import functional as F
 from mezzotint.alignment import SLOT, apply, labels
 from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
+from mezzotint.model.visibility import CANVAS, CLEAN, context_causal
 from mezzotint.train.adapt import (
     CanvasLoss,
     Example,
     Ids,
     Stage,
+    columns,
     edit_batch,
     held_out_nats,
     make_batches,
@@ -55,9 +56,7 @@ def network(seed=0, shift=0, **facts):
     """A base and an adapter that is not zero."""
     facts = {"rank": 4, "alpha": 8.0, "control_ids": tuple(CONTROL.values()), "confidence": True} | facts
     denoiser, g = base(seed, shift).adapt(AdapterConfig(**facts)), generator(1)
-    denoiser.adapter.load(
-        [(n, torch.randn(t.shape, generator=g) * 0.1) for n, t in denoiser.adapter.tensors().items()]
-    )
+    denoiser.adapter.load([(n, torch.randn(t.shape, generator=g) * 0.1) for n, t in denoiser.adapter.tensors().items()])
     return denoiser
 
 
@@ -91,7 +90,9 @@ def test_a_twin_is_masked_exactly_where_the_row_is_not():
     batch = text_batch(texts(free=True), 8, Stage(), ids(), generator())
     width, shown, _ = split(batch)
     masked = batch.tokens[:, :width] == MASK
-    assert torch.equal(masked[::2] ^ masked[1::2], shown[::2]) and torch.equal(batch.tokens[::2, width:], batch.tokens[1::2, width:])
+    assert torch.equal(masked[::2] ^ masked[1::2], shown[::2]) and torch.equal(
+        batch.tokens[::2, width:], batch.tokens[1::2, width:]
+    )
     assert set(batch.weight[:, :width][masked].tolist()) == {1.0}
     assert (batch.weight[:, :width][shown & ~masked] - 0.1).abs().max() < 1e-6
     assert (batch.tokens[:, :width] == batch.target[:, :width])[shown & ~masked].all()
@@ -99,6 +100,7 @@ def test_a_twin_is_masked_exactly_where_the_row_is_not():
 
 def test_levels_and_the_bias_of_positions():
     long = [Example([], [7] * 512, free=False)] * 40
+
     def shares(**how):
         batch = text_batch(long, 16, Stage(complement=False, **how), ids(), generator())
         return (batch.tokens[:, :512] == MASK).float().view(-1, 16)
@@ -188,7 +190,9 @@ def brute_force(denoiser, batch, teach):
                 continue
             about = c + denoiser.shift
             loss = -logits[i, c, batch.target[i, c]]
-            free = batch.tokens[i, about] == MASK and not any(v > about and start[i, v] == start[i, about] for v in visible)
+            free = batch.tokens[i, about] == MASK and not any(
+                v > about and start[i, v] == start[i, about] for v in visible
+            )
             place = int(batch.places.position[i, c]) + denoiser.shift
             clean = width + place - 1
             inside = place >= 1 and clean + 1 < batch.tokens.shape[1] and batch.places.valid[i, clean + 1]
@@ -232,9 +236,8 @@ def test_gradients_survive_bfloat16_and_own_samples():
 def test_own_samples_are_the_networks_and_repeat():
     denoiser = network().requires_grad_(False)
     batch = text_batch(texts(20, free=True), 8, Stage(complement=False), ids(), generator())
-    width, shown, _ = split(batch)
-    canvas = type(batch)(*(Places(*(y[:, :width] for y in x)) if isinstance(x, Places) else x[:, :width] for x in batch))
-    clean = type(batch)(*(Places(*(y[:, width:] for y in x)) if isinstance(x, Places) else x[:, width:] for x in batch))
+    width, _, _ = split(batch)
+    canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
     loss = CanvasLoss(MASK, own=0.6)
     recorded = loss._read(denoiser, clean)[0]
     tokens, weight, filled = loss._own(denoiser, canvas, recorded)
@@ -245,7 +248,9 @@ def test_own_samples_are_the_networks_and_repeat():
     rows = filled.any(-1)
     assert 5 < int(rows.sum()) < 19 and 0.35 < float(filled[rows].sum() / masked[rows].sum()) < 0.65
     right = filled & (tokens == canvas.target)
-    assert torch.allclose(weight[right], 0.1 * canvas.weight[right]) and torch.equal(weight[~right], canvas.weight[~right])
+    assert torch.allclose(weight[right], 0.1 * canvas.weight[right]) and torch.equal(
+        weight[~right], canvas.weight[~right]
+    )
 
 
 def test_a_frozen_base_teaches_and_stays_as_it_is():
@@ -281,7 +286,8 @@ def test_all_masked_at_size_one_with_the_whole_law_is_the_ar_models_own():
 
 def test_bad_settings_are_named():
     for make, problem in (
-        (lambda: Example([1], []), "no text"), (lambda: Stage(sizes={}), "sizes are"), (lambda: Stage(low=0.9, high=0.2), "levels from"),
+        (lambda: Example([1], []), "no text"), (lambda: Stage(sizes={}), "sizes are"),
+        (lambda: Stage(low=0.9, high=0.2), "levels from"),
         (lambda: Stage(errors=2), "errors is 2"), (lambda: CanvasLoss(0, teach=2), "teach is 2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=problem):
