@@ -786,7 +786,7 @@ def adapt(
         _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
     _adapted(
         apply(wanted, settings or []), out, model, adapter, threads, json_output, began,
-        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length),
+        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
     )  # fmt: skip
 
 

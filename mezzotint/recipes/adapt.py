@@ -39,9 +39,12 @@ CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are
 
 @dataclass(frozen=True)
 class Adaptation:
-    """All numbers of an adaptation. full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next
-    position, as the base's do. length: most tokens of a text. count: texts a step. See `Stage`, `CanvasLoss` and
-    `AdapterConfig` for the rest. held_out: tokens measured; prompts: held-out texts continued, to count accepted drafts.
+    """All numbers of an adaptation. Those of `Stage`, `CanvasLoss` and `AdapterConfig` are explained there.
+
+    full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next position, as the base's do; it,
+    canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
+    length: most tokens of a piece of text. count: texts a step. held_out: tokens measured; prompts: held-out texts that are
+    continued, to count accepted drafts.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Adaptation:
     rank: int = 32
     shift: int = 1
     canvas_length: int = 12
+    texts: int = 4000
     length: int = 192
     count: int = 2
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(sizes={12: 1.0}, keep=0.0),))
@@ -70,7 +74,7 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.minutes is None and self.max_steps is None:
             raise ValueError(f"{self.name!r} has no end: give minutes or max_steps")
-        for name in ("length", "count", "held_out", "canvas_length"):
+        for name in ("texts", "length", "count", "held_out", "canvas_length"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
 
@@ -113,7 +117,7 @@ class Corpus(NamedTuple):
     held_out: list[Example]
 
 
-def corpus(data: Path | None, tokenizer: Tokenizer, length: int, most: int = 4000) -> Corpus:
+def corpus(data: Path | None, tokenizer: Tokenizer, length: int, most: int) -> Corpus:
     """Running text in pieces of at most `length` tokens, split by source; of each set the first `most` texts.
 
     data: the training folder (Python functions and documentation, PSF, MIT, BSD, Apache-2.0), or None: the source of the
@@ -146,11 +150,15 @@ def _folder(data: Path, most: int) -> Iterator[tuple[str, str]]:
 
 
 def _standard_library(most: int) -> Iterator[tuple[str, str]]:
+    each = max(1, most // 100)  # of a file
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
-        for part in re.split(r"\n\n\n(?=\w|@)", text)[: most // 20]:
-            if len(part) > 200:
-                yield part, path.name
+        parts = (part for part in re.split(r"\n\n\n(?=\w|@)", text) if len(part) > 200)
+        for part in list(parts)[:each]:
+            yield part, path.name
+            most -= 1
+        if most <= 0:
+            return
 
 
 def finetuning(minutes: float, full: bool = False, edits: bool = False) -> Adaptation:
@@ -202,15 +210,15 @@ def run(
     for name, some in zip(Corpus._fields, text, strict=True):
         if not some:
             raise ValueError(f"there is no text in {name}; give more, from several sources")
-    old = checkpoint.adapter
-    ids = ids_of(checkpoint, settings.shift if old is None else checkpoint.facts.shift)
+    old, known = checkpoint.adapter, checkpoint.facts
+    ids = ids_of(checkpoint, known.shift if known.trained_canvas else settings.shift)
     measure_on = _some(text.held_out, settings.held_out)
     prompts = prompts or [
         [*e.context, *e.text[: len(e.text) // 2 if e.free else 1]] for e in measure_on[: settings.prompts]
     ]
-    facts = replace(
-        checkpoint.facts, shift=ids.shift, trained_canvas=True, canvas_length=settings.canvas_length,
-        noise="hybrid" if any(s.errors for s in settings.stages) else "absorbing",
+    noise = "hybrid" if any(stage.errors for stage in settings.stages) else "absorbing"
+    facts = known if known.trained_canvas else replace(
+        known, shift=ids.shift, trained_canvas=True, canvas_length=settings.canvas_length, noise=noise
     )  # fmt: skip
 
     say(f"measuring the start on {sum(len(e.text) for e in measure_on)} tokens of {len(measure_on)} held-out texts")

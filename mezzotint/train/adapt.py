@@ -190,7 +190,9 @@ def edit_batch(
     The draft is where some round of the way from the example's draft to its text begins; in half of the rows a random share
     of it is opened besides (a strength, as in revising). A draft that is right already keeps three times the weight.
     """
-    texts, says, keeps = [], [], []
+    texts: list[list[int]] = []
+    says: list[list[int]] = []
+    keeps: list[float] = []
     for e in examples:
         states = [list(e.draft or ()), *rounds(list(e.draft or ()), list(e.text))]
         state = states[int(torch.randint(max(1, len(states) - 1), (), generator=generator))]
@@ -198,8 +200,8 @@ def edit_batch(
             opened = torch.rand(len(state), generator=generator) < _uniform(generator)
             state = [SLOT if open_ else token for token, open_ in zip(state, opened.tolist(), strict=True)]
         texts.append([*(ids.mask if token == SLOT else token for token in state), ids.end])
-        said = label_ids(state, labels(state, e.text), ids.end, ids.control)
-        says.append([ids.mask if token == SLOT else token for token in said])
+        told = label_ids(state, labels(state, e.text), ids.end, ids.control)
+        says.append([ids.mask if token == SLOT else token for token in told])
         keeps.append(3 * keep if len(states) == 1 else keep)
     tokens, shown = pad_rows(texts, ids.end)
     said, _ = pad_rows(says, ids.end)

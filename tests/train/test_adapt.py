@@ -129,7 +129,7 @@ def test_a_shifted_row_learns_the_next_token_of_its_block():
 
 def test_errors_stand_where_text_was_visible():
     batch = text_batch(texts(200, free=True), 8, Stage(errors=0.3), ids(), generator())
-    width, shown, start = split(batch)
+    width, shown, _ = split(batch)
     visible = shown & (batch.tokens[:, :width] != MASK)
     wrong = visible & (batch.tokens[:, :width] != batch.target[:, :width])
     assert 0.05 < float(wrong.sum() / visible.sum()) < 0.13  # 3/5 of 0.15
@@ -165,10 +165,9 @@ def test_edit_rows_say_what_the_alignment_says():
         assert tokens[-1] == END and batch.tokens[i, width:][batch.places.valid[i, width:]].tolist() == [5, 6, 7]
         state = [SLOT if t == MASK else t for t in tokens[:-1]]
         want = labels(state, e.text)
-        names = {-3: 1, -4: 2, -5: 4}
-        assert said == [
-            (t if label == -2 else names.get(label, label)) for t, label in zip([*(MASK if s == SLOT else s for s in state), END], want, strict=True)
-        ]  # fmt: skip
+        control = {-3: 1, -4: 2, -5: 4}  # DELETE, INSERT, EXPAND; -2 is KEEP
+        pairs = zip(tokens, want, strict=True)
+        assert said == [token if label == -2 else control.get(label, label) for token, label in pairs]
         kept = [a == b for a, b in zip(tokens, said, strict=True)]
         weights = batch.weight[i, :width][shown[i]]
         share = 0.3 if e.text == e.draft else 0.1
