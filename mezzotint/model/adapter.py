@@ -197,11 +197,12 @@ class Adapter(nn.Module):
 
     def speak(self, logits: Logits, hidden: Tensor, role: Tensor) -> Logits:
         """The base's logits `[..., V]`; where `role` is not CLEAN the control ids are scored by their own rows."""
-        if self.control_out is None:
+        canvas = (role != CLEAN)[..., None]
+        if self.control_out is None or not bool(canvas.any()):
             return logits
         ids = torch.tensor(self.config.control_ids, device=logits.device)
         own = F.linear(hidden, self.control_out).to(logits.dtype)
-        return logits.index_copy(-1, ids, torch.where((role != CLEAN)[..., None], own, logits[..., ids]))
+        return logits.index_copy(-1, ids, torch.where(canvas, own, logits[..., ids]))
 
     def tensors(self) -> dict[str, Tensor]:
         """Name -> tensor (or slice of a stacked one). Pairs have peft's names, the rest begins with `canvas.`."""

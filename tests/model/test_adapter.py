@@ -155,6 +155,27 @@ def test_an_all_clean_pass_runs_no_pair(monkeypatch):
     model.read(ids, torch.tensor([9]), model.new_cache(1, 16))
 
 
+def test_what_a_pass_costs():
+    """A clean pass: the base's operations and no more. A mixed one: besides, the pairs at canvas places, and control rows."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def operations(model, tokens, places):
+        with FlopCounterMode(display=False) as counter:
+            model(tokens, places, context_causal())
+        return counter.get_total_flops()
+
+    tokens, places = mixed()
+    clean = Places(*(x[:, 20:] for x in places))
+    assert operations(adapted(), tokens[:, 20:], clean) == operations(base(), tokens[:, 20:], clean)
+    c, rank, canvas = CONFIG, 4, 3 * 20
+    sizes = [(c.width, 48 + 16 + 16), (48, c.width), (c.width, 2 * c.mlp_width), (c.mlp_width, c.width)]
+    parts = [3, 1, 2, 1]
+    pairs = sum(2 * rank * (n * inputs + outputs) for n, (inputs, outputs) in zip(parts, sizes, strict=True))
+    own_rows = 2 * len(CONTROL) * c.width * tokens.numel()
+    more = operations(adapted(), tokens, places) - operations(base(), tokens, places)
+    assert more == c.num_layers * canvas * pairs + own_rows
+
+
 def test_ungated_pairs_act_everywhere():
     model = adapted(gate="all", canvas=False, control_ids=(), confidence=False)
     ids = torch.randint(0, 97, (1, 9))
