@@ -135,7 +135,7 @@ def batches_of(arm: Arm, process: NoiseProcess | None, text: Tensor, seed: int) 
             torch.cat((noisy, clean), 1), two_stream_places(LENGTH, size, count), torch.cat((clean, clean), 1), level
         )
 
-    return batch
+    return by_rows(batch)
 
 
 def loss_for(process: NoiseProcess | None) -> Loss:

@@ -39,6 +39,9 @@ TWICE = 2.0  # seconds in which a second Ctrl-C ends a chat
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder, or a .gguf file.")]
+AdapterFolder = Annotated[
+    str | None, typer.Option("--adapter", help="A folder that `mezzotint adapt`, finetune or peft has written.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 Decode = Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")]
@@ -133,12 +136,12 @@ def argument_text(value: str, name: str) -> str:
     return text
 
 
-def _load(model: str) -> tuple[Engine, float]:
+def _load(model: str, adapter: str | None = None) -> tuple[Engine, float]:
     began = time.perf_counter()
     import mezzotint as mz
     from mezzotint.engine.engine import Engine
 
-    engine = Engine(mz.load(model))
+    engine = Engine(mz.load(model, adapter))
     return engine, time.perf_counter() - began
 
 
@@ -184,6 +187,7 @@ def _raw_if_untaught(request: Request, engine: Engine) -> Request:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")] = "",
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     decode: Annotated[
         str | None,
         typer.Option(
@@ -232,7 +236,7 @@ def generate(
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance,
     )  # fmt: skip
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     request = _raw_if_untaught(request, engine)
     if engine.checkpoint.facts.whole and policy is quality is None:
         request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
@@ -322,6 +326,7 @@ def _run(engine: Engine, request: Request, quiet: bool = False, answer: Answer |
 @reporting
 def chat(
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     decode: Decode = "verified",
     policy: Policy = None,
     quality: Quality = None,
@@ -341,7 +346,7 @@ def chat(
         "-", decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
         policy=_policy(decode, policy, quality),
     )  # fmt: skip
-    engine, _ = _load(model)
+    engine, _ = _load(model, adapter)
     if engine.tokenizer.chat_template is None:
         raise BadInput(f"{engine.checkpoint.name} has no chat template to chat by; mezzotint generate continues text")
     if decode == "diffusion":
@@ -414,6 +419,7 @@ def edit(
         str, typer.Option("--instruction", "-i", help="What to change, in a few words.")
     ] = "fix the grammar",
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     threshold: Annotated[float, typer.Option(help="How sure a repairing model must be of another token.")] = 0.9,
     margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
     lock: Annotated[
@@ -437,7 +443,7 @@ def edit(
     if not text.strip():
         raise BadInput(f"{'standard input' if source == '-' else source} is empty; give some text")
     spans = locked_spans(text, lock or [])
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     began = time.perf_counter()
     if can_repair(engine):
         print(f"note: {engine.checkpoint.name} repairs tokens; it reads no instruction", file=sys.stderr)
@@ -478,6 +484,7 @@ def infill(
         str, typer.Argument(help="Text with holes: [[ ]], or [[7]] for 7 tokens; - reads standard input.")
     ] = "-",
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
     policy: Policy = None,
     quality: Quality = None,
     max_length: Annotated[int, typer.Option(help="Longest [[ ]] looked for, in tokens.")] = 16,
@@ -497,7 +504,7 @@ def infill(
     split_holes(source)
     find_length = search(max_length)
     chosen = _policy("diffusion", policy, quality)
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     _warn_untrained(engine, "what it fills in is broken text")
     began = time.perf_counter()
     result = infill(
@@ -544,6 +551,7 @@ def watch(
     seed: Seed = 0,
     raw: Raw = False,
     model: ModelName = "default",
+    adapter: AdapterFolder = None,
 ) -> None:
     """Every step on its own line: text emerging from noise, or dissolving into it."""
     from rich.console import Console
@@ -567,7 +575,7 @@ def watch(
         )
         for name in names
     ]  # fmt: skip
-    engine, load_seconds = _load(model)
+    engine, load_seconds = _load(model, adapter)
     if decode == "diffusion":
         _warn_untrained(engine)
     strips, mask_id, hidden = {}, engine.checkpoint.facts.mask_id, _hidden(engine.checkpoint)
@@ -923,6 +931,118 @@ def train_report(
     from mezzotint.train.report import write_report
 
     print(write_report(run))
+
+
+Out = Annotated[str, typer.Option(help="The folder to write; it must not exist.")]
+Minutes = Annotated[float | None, typer.Option("--max-minutes", help="All of it, measuring included.")]
+Full = Annotated[bool, typer.Option("--full", help="Train all weights and write a whole checkpoint.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the configuration, such as rank=64.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")]
+
+
+@app.command()
+@reporting
+def adapt(
+    configuration: Annotated[str, typer.Argument(help="cpu-smoke, gpu-30min or gpu-2b.")] = "cpu-smoke",
+    out: Out = "adapted",
+    max_minutes: Minutes = None,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    full: Full = False,
+    settings: Setting = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
+
+    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library.
+    """
+    began = time.perf_counter()
+    from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
+    from mezzotint.train.data import data_folder
+    from mezzotint.train.recipe import apply
+
+    if configuration not in CONFIGURATIONS:
+        raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}")
+    wanted = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
+    if full:
+        wanted = replace(wanted, learning_rate=2e-4)
+    if max_minutes is not None:
+        wanted = replace(wanted, minutes=max_minutes)
+    data = data_folder()
+    if data is None:
+        _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
+    _adapted(
+        apply(wanted, settings or []), out, model, adapter, threads, json_output, began,
+        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
+    )  # fmt: skip
+
+
+@app.command()
+@reporting
+def finetune(
+    rows: Annotated[
+        str, typer.Argument(help="JSON lines: messages; prompt, completion; or input, output, instruction.")
+    ],
+    out: Out = "finetuned",
+    max_minutes: Minutes = 10.0,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    full: Full = False,
+    length: Annotated[int, typer.Option(help="Most tokens of a row.")] = 512,
+    settings: Setting = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Teach a model your own rows: chats, prompts with completions, edits. A tenth of them is kept to measure on."""
+    began = time.perf_counter()
+    from mezzotint.recipes.adapt import Corpus, finetuning
+    from mezzotint.train.recipe import apply
+    from mezzotint.train.rows import read_examples
+
+    def read(checkpoint: Checkpoint, wanted: Any) -> Corpus:
+        return Corpus(*read_examples(rows, checkpoint.tokenizer, wanted.length))
+
+    if not Path(rows).is_file():
+        raise BadInput(f"there is no file {rows!r}")
+    wanted = replace(finetuning(max_minutes or 10.0, full), seed=seed, length=length)
+    _adapted(apply(wanted, settings or []), out, model, adapter, threads, json_output, began, read)
+
+
+def _adapted(
+    settings: Any, out: str, model: str, adapter: str | None, threads: int | None, json_output: bool, began: float,
+    text_of: Callable[[Checkpoint, Any], Any],
+) -> None:  # fmt: skip
+    """Run an adaptation with its panel on stderr; the folder, or the report as JSON, on stdout."""
+    import torch
+
+    import mezzotint as mz
+    from mezzotint.recipes.adapt import finetuning, run
+    from mezzotint.render import Progress
+
+    if Path(out).exists():
+        raise BadInput(f"{out} exists; give another folder with --out")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = mz.load(model, adapter)
+    text = text_of(checkpoint, settings)
+    if settings.name == "finetune" and any(example.draft is not None for example in text.train):
+        settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
+    print(f"{len(text.train)} texts, {len(text.held_out)} held out", file=sys.stderr)
+    with Progress() as panel:
+        report = run(checkpoint, text, settings, out, began=began, report=panel.show, say=_note)
+    if json_output:
+        print(json.dumps(report))
+        return
+    for when in ("before", "after"):
+        found = report[when]
+        nats = ", ".join(f"{value:.3f} nats at {level}" for level, value in found["canvas_nats"].items())
+        rounds = found["accepted_per_round"]
+        _note(f"{when}: {nats}" + (f", {rounds:.2f} tokens accepted a round" if rounds else ""))
+    _note(f"{report['steps']} steps in {report['train_seconds']:.0f} s; AR logits bit-equal: {report['ar_bit_equal']}")
+    print(out)
 
 
 def main() -> None:

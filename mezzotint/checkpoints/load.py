@@ -1,6 +1,6 @@
 """Checkpoints: weights plus the facts that make them usable.
 
-    load("default" | folder | file.gguf) -> Checkpoint
+    load("default" | folder | file.gguf, adapter=folder) -> Checkpoint
         .denoiser()     the network, weights in it
         .tokenizer      text and ids
         .process        the noise it is decoded with
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.checkpoints import fetch, llama
+from mezzotint.checkpoints.adapter import FACTS, AdapterFile, Base, read_adapter, save_adapter
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from mezzotint.noise import NoiseProcess
 
 NOISE = ("absorbing", "uniform", "hybrid")
+ADAPTER = "adapter"  # the folder inside a checkpoint's that holds one
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
 # Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
@@ -109,7 +111,7 @@ class Facts:
 class Checkpoint:
     """Weights on disk, checked, and everything needed to use them.
 
-    sha256: of the file, where it is pinned and was verified.
+    sha256: of the file, where it is pinned and was verified. adapter: what lies on top of these weights.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Checkpoint:
     source: Path
     sha256: str | None = None
     license: str | None = None
+    adapter: AdapterFile | None = None
     _file: GGUFFile | dict[str, Slot] | Denoiser = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -140,7 +143,62 @@ class Checkpoint:
         """The network with these weights in it, in evaluation mode."""
         from mezzotint.model.denoiser import Denoiser
 
-        return Denoiser(self.config, shift=self.facts.shift).load(self.weights()).to(device=device, dtype=dtype).eval()
+        denoiser = Denoiser(self.config, shift=self.facts.shift).load(self.weights())
+        if self.adapter is not None:
+            self.adapter.put_on(denoiser, self.adapter.config(self.facts.control_ids))
+        elif isinstance(self._file, Denoiser) and (adapter := self._file.adapter) is not None:
+            copy = denoiser.adapt(adapter.config).adapter
+            assert copy is not None
+            copy.load(adapter.tensors().items())
+        return denoiser.to(device=device, dtype=dtype).eval()
+
+    def with_adapter(self, folder: str | Path) -> Checkpoint:
+        """These weights under the adapter in `folder`: ours, or one that peft has saved, which then acts everywhere.
+
+        Raises CheckpointError when it is broken, does not fit or was trained on other weights; ValueError for a second one.
+        """
+        if self.adapter is not None:
+            raise ValueError(
+                f"{self.name} has an adapter already, {self.adapter.folder}; only one can lie on a checkpoint"
+            )
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no adapter folder {str(folder)!r}")
+        file = read_adapter(folder)
+        path = file.folder / FACTS
+        facts = self.facts if file.facts is None else _facts_from_json(path, dict(file.facts), self.tokenizer)
+        if file.base.sha256 is not None and file.base.sha256 != (actual := self.weights_sha256()):
+            problem = f"trained on {file.base.name!r}, SHA-256 {file.base.sha256}; {self.name} has {actual}"
+            raise CheckpointError(path, "'base'", problem)
+        try:
+            config = file.config(facts.control_ids)
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(file.folder, "adapter", str(error)) from None
+        file.check(self.config, config)
+        return replace(self, name=f"{self.name}+{file.folder.resolve().name}", facts=facts, adapter=file)
+
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights' file; of several shards, that of their digests in order. Raises ValueError in memory."""
+        if self.sha256 is not None:
+            return self.sha256
+        if isinstance(self._file, GGUFFile):
+            return sha256(self.source)
+        if not isinstance(self._file, dict):
+            raise ValueError(f"{self.name} is in memory only and has no SHA-256; save it first")
+        digests = [sha256(path) for path in sorted({slot.file for slot in self._file.values()})]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def save_adapter(
+        self, folder: str | Path, denoiser: Denoiser, facts: Facts, made: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Path:  # fmt: skip
+        """Write the adapter that `denoiser` has learnt on these weights. facts: of the adapted model; made: how, for people.
+
+        Raises ValueError without an adapter or for weights in memory only, FileExistsError, OSError.
+        """
+        if denoiser.adapter is None:
+            raise ValueError(f"the network of {self.name} has no adapter to save")
+        base = Base(self.name, self.weights_sha256())
+        return save_adapter(folder, denoiser.adapter, base, facts.to_json(), facts.control_ids, made, dtype)
 
     @property
     def process(self) -> NoiseProcess:
@@ -186,6 +244,13 @@ class Checkpoint:
                 file.write(json.dumps(table, indent=2).encode())
             with whole_file(part / "README.md") as file:
                 file.write(self.card().encode())
+            in_memory = getattr(self._file, "adapter", None)
+            if self.adapter is not None or in_memory is not None:
+                adapter = in_memory or self.denoiser().adapter
+                assert adapter is not None
+                base = Base(folder.name, sha256(part / "model.safetensors"))
+                made = None if self.adapter is None else self.adapter.made
+                save_adapter(part / ADAPTER, adapter, base, self.facts.to_json(), self.facts.control_ids, made)
         return folder
 
     def card(self) -> str:
@@ -204,6 +269,7 @@ class Checkpoint:
             "canvas": f"{f.canvas_length} tokens, shift {f.shift}",
             **({"condition": _condition_line(c.condition)} if c.condition else {}),
             "control tokens": ", ".join(f"{name} = {i}" for name, i in f.control_ids.items()) or "none",
+            "adapter": "none" if self.adapter is None else f"rank {self.adapter.rank}, gate {self.adapter.gate}",
             "file": self.source.name,
             "SHA-256": self.sha256 or "not pinned",
             "licence": self.license or "not stated",
@@ -260,12 +326,18 @@ KNOWN = {
 }
 
 
-def load(name_or_path: str | Path) -> Checkpoint:
+def load(name_or_path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
 
-    Reads and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError
-    for an unknown name, CheckpointError for a bad file, FetchError when it cannot be fetched.
+    adapter: a folder to put on top of it (`Checkpoint.with_adapter`). Reads and checks everything except the tensors'
+    bytes; a known one is fetched first if need be. Raises ValueError for an unknown name, CheckpointError for a bad file,
+    FetchError when it cannot be fetched.
     """
+    found = _load(name_or_path)
+    return found if adapter is None else found.with_adapter(adapter)
+
+
+def _load(name_or_path: str | Path) -> Checkpoint:
     text, path = str(name_or_path), Path(name_or_path)
     if text in KNOWN and not isinstance(name_or_path, Path):
         return KNOWN[text].load(text)
@@ -328,7 +400,10 @@ def _from_folder(folder: Path) -> Checkpoint:
             path, "'vocab_size'", f"{config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} tokens", 0
         )
     facts = _facts_from_json(path, table.get("mezzotint"), tokenizer)
-    return Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, _file=slots)
+    found = Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, _file=slots)
+    if not (folder / ADAPTER).is_dir():
+        return found
+    return replace(found.with_adapter(folder / ADAPTER), name=found.name)
 
 
 def _with_default_control(facts: Facts, tokenizer: Tokenizer) -> Facts:

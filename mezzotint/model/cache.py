@@ -127,3 +127,26 @@ class KVCache:
             raise ValueError(f"rows of length {lengths.tolist()} do not fit the cache of {self.capacity}")
         self.lengths, self._longest = lengths, longest
         self._even = bool((lengths == lengths[0]).all())
+
+
+class Recorded:
+    """Clean text read once, without gradient, for canvases that are trained on it: nothing is ever written into it.
+
+    rows: which row of the cache each row of a canvas pass reads, so that several canvases share one text.
+    """
+
+    def __init__(self, cache: KVCache, places: Places, rows: Tensor | None = None) -> None:
+        """`cache`: after a pass over `places` `[B, S]`, which had it to itself."""
+        index = torch.arange(cache.rows) if rows is None else rows
+        length = places.position.shape[1]
+        self.keys = cache.keys[:, :, :, :length].index_select(1, index.to(cache.keys.device))
+        self.values = cache.values[:, :, :, :length].index_select(1, index.to(cache.keys.device))
+        self.read = Places(*(x[index.to(x.device)] for x in places))
+
+    def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v `[B, K, T, H]` of a pass -> keys and values `[B, K, S + T, H]`; gradients reach k and v alone."""
+        keys, values = self.keys[layer].to(k.dtype), self.values[layer].to(v.dtype)
+        return torch.cat((keys, k), 2), torch.cat((values, v), 2)
+
+    def places(self, new: Places) -> Places:
+        return self.read.cat(new)

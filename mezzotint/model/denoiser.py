@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.cache import KVCache
+from mezzotint.model.adapter import Adapter, AdapterConfig, LayerPairs
+from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.layers import Block, rotary_tables
+from mezzotint.model.layers import PLAIN, Block, rotary_tables
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -53,6 +55,14 @@ class Denoiser(nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.adapter: Adapter | None = None
+
+    def adapt(self, config: AdapterConfig) -> Denoiser:
+        """Put a fresh adapter on these weights: it says what they say until it has learnt (its control rows apart)."""
+        weight = self.embedding.weight
+        head = weight if self.head is None else self.head.weight
+        self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
+        return self
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -96,6 +106,40 @@ class Denoiser(nn.Module):
             raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
         return self
 
+    @torch.no_grad()
+    def merged(self) -> Denoiser:
+        """A copy without adapter whose weights hold it: ungated pairs for good, gated ones for canvas passes only.
+
+        Its canvas passes say what this network's say and cost what the base's cost, given a cache that the base has read;
+        what it reads itself is another model's text when the pairs were gated. Raises ValueError without an adapter.
+        """
+        adapter = self.adapter
+        if adapter is None:
+            raise ValueError("there is no adapter to merge")
+        tied = self.config.tied_head and adapter.control_out is None
+        role = self.config.canvas_role or adapter.role is not None
+        other = Denoiser(replace(self.config, tied_head=tied, canvas_role=role), self.shift)
+        own = self.slots()
+        for name, slot in other.slots().items():
+            if name in own:
+                slot.copy_(own[name])
+        for block, pairs in zip(other.blocks, adapter.layers, strict=True):
+            assert isinstance(block, Block) and isinstance(pairs, LayerPairs)
+            linears = {
+                "qkv": block.attention.qkv, "out": block.attention.out, "gate_up": block.mlp.gate_up,
+                "down": block.mlp.down,
+            }  # fmt: skip
+            for name, product in pairs.products().items():
+                linears[name].weight += product
+        if other.canvas_role is not None and adapter.role is not None:
+            other.canvas_role.add_(adapter.role)
+        if adapter.control_in is not None and adapter.control_out is not None:
+            assert other.head is not None
+            other.head.weight.copy_(self.embedding.weight if self.head is None else self.head.weight)
+            ids = list(adapter.config.control_ids)
+            other.embedding.weight[ids], other.head.weight[ids] = adapter.control_in, adapter.control_out
+        return other.requires_grad_(False).eval()
+
     # -- the forward pass ------------------------------------------------------------------------------------------
 
     def following(self, conditions: Conditions) -> Denoiser:
@@ -117,7 +161,7 @@ class Denoiser(nn.Module):
         tokens: Tokens,
         places: Places,
         visible: Visibility,
-        cache: KVCache | None = None,
+        cache: KVCache | Recorded | None = None,
         want: Tensor | None = None,
         condition: Conditions | None = None,
         feedback: Tensor | None = None,
@@ -134,6 +178,19 @@ class Denoiser(nn.Module):
         if feedback is not None or (condition is not None and self.conditioner is None):
             given = "condition" if condition is not None else "feedback"
             raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
+        x = self.states(tokens, places, visible, cache, condition)
+        about, role = places.position + torch.where(places.role == CLEAN, 1, self.shift), places.role
+        if want is not None:
+            x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
+            about, role = about.gather(1, want), role.gather(1, want)
+        hidden = self.norm(x)
+        return Prediction(self.speak(hidden, role) if logits else hidden[..., :0], about, hidden)
+
+    def states(
+        self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None,
+        condition: Conditions | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`forward` up to the last block: `[B, T, D]`, before the final norm."""
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
         keys = places if cache is None else cache.places(places)
@@ -144,31 +201,33 @@ class Denoiser(nn.Module):
             if bool(seen.all())
             else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
         )
+        adapter = self.adapter
+        gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
         x, modulation = self._told(x, places, condition, cache)
+        if adapter is not None and gate is not None:
+            x = adapter.embed(x, tokens, places)
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, mask, layer, cache, modulation[layer])
-        about = places.position + torch.where(places.role == CLEAN, 1, self.shift)
-        if want is not None:
-            x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
-            about = about.gather(1, want)
-        hidden = self.norm(x)
-        if not logits:
-            return Prediction(hidden[..., :0], about, hidden)
-        head = self.embedding.weight if self.head is None else self.head.weight
-        return Prediction(F.linear(hidden, head), about, hidden)
+            terms = PLAIN if adapter is None or gate is None else adapter.terms(layer, gate)
+            x = block(x, cos, sin, mask, layer, cache, terms, modulation[layer])
+        return x
+
+    def speak(self, hidden: Tensor, role: Tensor) -> Logits:
+        """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
+        logits = F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
 
     def _told(
-        self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | None
+        self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | Recorded | None
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """x `[B, T, D]` with the condition's prefix in its places, and each block's modulation."""
         if self.conditioner is None:
             return x, [None] * self.config.num_layers
         if condition is None:
-            condition = (cache and cache.conditions) or [NULL] * len(x)
+            condition = getattr(cache, "conditions", None) or [NULL] * len(x)
         if len(condition) != len(x):
             raise ValueError(f"{len(condition)} conditions for {len(x)} rows; give one a row")
         vectors = self.conditioner.vectors(condition).to(x.dtype)

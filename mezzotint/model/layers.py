@@ -8,11 +8,14 @@ What is not obvious:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.cache import KVCache
+from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
 
 
@@ -30,6 +33,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
+Term = Callable[[Tensor, Tensor], Tensor]  # (W x, x) -> W x and what an adapter adds to it
+
+
+def _nothing(y: Tensor, x: Tensor) -> Tensor:
+    return y
+
+
+class Terms(NamedTuple):
+    """What is added to the products of one block in one pass (see `adapter.py`)."""
+
+    qkv: Term = _nothing
+    out: Term = _nothing
+    gate_up: Term = _nothing
+    down: Term = _nothing
+
+
+PLAIN = Terms()
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,12 +61,19 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.num_heads * config.head_size, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        layer: int,
+        cache: KVCache | Recorded | None,
+        terms: Terms = PLAIN,
     ) -> Tensor:
         """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]` or None when everyone sees everyone. -> `[B, T, D]`"""
         rows, count, _ = x.shape
         kv_heads, group = self.num_kv_heads, self.num_heads // self.num_kv_heads
-        qkv = self.qkv(x).view(rows, count, -1, self.head_size)
+        qkv = terms.qkv(self.qkv(x), x).view(rows, count, -1, self.head_size)
         qk = rotate(qkv[:, :, : self.num_heads + kv_heads], cos, sin)
         q, k, v = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :], qkv[:, :, self.num_heads + kv_heads :]
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, H]
@@ -54,7 +83,8 @@ class Attention(nn.Module):
         q = q.reshape(rows, kv_heads, group * count, self.head_size)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         mixed = mixed.view(rows, kv_heads, group, count, self.head_size).permute(0, 3, 1, 2, 4)
-        return self.out(mixed.reshape(rows, count, -1))
+        mixed = mixed.reshape(rows, count, -1)
+        return terms.out(self.out(mixed), mixed)
 
 
 class MLP(nn.Module):
@@ -63,9 +93,10 @@ class MLP(nn.Module):
         self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+    def forward(self, x: Tensor, terms: Terms = PLAIN) -> Tensor:
+        gate, up = terms.gate_up(self.gate_up(x), x).chunk(2, -1)
+        inner = F.silu(gate) * up
+        return terms.down(self.down(inner), inner)
 
 
 class Block(nn.Module):
@@ -77,14 +108,15 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None,
-        modulation: Tensor | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | Recorded | None,
+        terms: Terms = PLAIN, modulation: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """modulation `[6, B, 1, D]`: shift, scale, gate of the attention, then of the MLP (AdaLN); None changes nothing."""
         if modulation is None:
-            x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
-            return x + self.mlp(self.mlp_norm(x))
+            x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache, terms)
+            return x + self.mlp(self.mlp_norm(x), terms)
         shift, scale, gate = modulation[:3]
-        x = x + (1 + gate) * self.attention(self.attention_norm(x) * (1 + scale) + shift, cos, sin, mask, layer, cache)
+        told = self.attention_norm(x) * (1 + scale) + shift
+        x = x + (1 + gate) * self.attention(told, cos, sin, mask, layer, cache, terms)
         shift, scale, gate = modulation[3:]
-        return x + (1 + gate) * self.mlp(self.mlp_norm(x) * (1 + scale) + shift)
+        return x + (1 + gate) * self.mlp(self.mlp_norm(x) * (1 + scale) + shift, terms)

@@ -1,0 +1,192 @@
+"""Adapters on disk: a folder that peft reads too, and beside it what peft has no word for.
+
+    adapter_config.json        peft's LoRA settings: rank, alpha, which linears
+    adapter_model.safetensors  the pairs, under peft's names
+    canvas.safetensors         role vector, control rows, confidence head                     ours
+    mezzotint.json             the gate, the base and its SHA-256, the facts it brings about   ours
+
+A folder without our two files is an ordinary LoRA that acts at every place. A folder with them that is read by peft loses
+the gate, so its pairs would act on clean text as well: take it there only if that is what you want.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.files import whole_file, whole_folder
+from mezzotint.checkpoints.weights import Slot, read_header, read_json, read_tensors, save_tensors
+from mezzotint.model.adapter import GATES, TARGETS, Adapter, AdapterConfig
+from mezzotint.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mezzotint.model.denoiser import Denoiser
+
+PEFT_CONFIG, PEFT_TENSORS, TENSORS, FACTS = (
+    "adapter_config.json", "adapter_model.safetensors", "canvas.safetensors", "mezzotint.json",
+)  # fmt: skip
+_MOST = 1 << 20  # bytes of a JSON file
+
+# peft settings that change what the tensors mean -> the values under which they mean what we read.
+_PLAIN = {
+    "bias": ("none", None), "use_dora": (False, None), "use_rslora": (False, None), "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "modules_to_save": ([], None), "layers_to_transform": ([], None),
+    "layer_replication": ([], None), "trainable_token_indices": ([], {}, None), "lora_bias": (False, None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint that an adapter was trained on. sha256: of its weights, None for a foreign adapter."""
+
+    name: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter on disk, its JSON checked. facts: the `mezzotint` table of the adapted model, None for a foreign one.
+
+    made: how it was trained, for people. controls: whose rows it holds, by name, in order.
+    """
+
+    folder: Path
+    base: Base
+    rank: int
+    alpha: float
+    gate: str
+    targets: tuple[str, ...]
+    canvas: bool = False
+    controls: tuple[str, ...] = ()
+    confidence: bool = False
+    facts: Mapping[str, Any] | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
+    slots: Mapping[str, Slot] = field(default_factory=dict, repr=False)
+
+    def config(self, control_ids: Mapping[str, int]) -> AdapterConfig:
+        """control_ids: name -> id under the base's tokenizer."""
+        ids = tuple(control_ids[name] for name in self.controls)
+        return AdapterConfig(self.rank, self.alpha, self.gate, self.targets, self.canvas, ids, self.confidence)
+
+    def check(self, sizes: ModelConfig, config: AdapterConfig) -> None:
+        """Raises CheckpointError unless the tensors are exactly those that a network of these sizes needs."""
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in Adapter(sizes, config).tensors().items()}
+        for name, slot in self.slots.items():
+            if slot.shape != wanted.get(name):
+                expected = f"expected {wanted[name]}" if name in wanted else "the base has no place for it"
+                raise CheckpointError(
+                    slot.file, f"tensor {name!r}", f"shape {slot.shape}; {expected}", slot.declared_at
+                )
+        if missing := [name for name in wanted if name not in self.slots]:
+            raise CheckpointError(self.folder, f"tensor {missing[0]!r}", f"missing, and {len(missing) - 1} more")
+
+    def put_on(self, denoiser: Denoiser, config: AdapterConfig) -> Denoiser:
+        """The network with this adapter on it."""
+        denoiser.adapt(config)
+        assert denoiser.adapter is not None
+        denoiser.adapter.load(read_tensors(dict(self.slots)))
+        return denoiser
+
+
+def save_adapter(
+    folder: str | Path,
+    adapter: Adapter,
+    base: Base,
+    facts: Mapping[str, Any],
+    controls: Mapping[str, int],
+    made: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write the folder; it appears only when it is complete.
+
+    facts: the `mezzotint` table of the adapted model. controls: name -> id of its control tokens. Raises ValueError for a
+    base without a SHA-256, FileExistsError, OSError.
+    """
+    if base.sha256 is None:
+        raise ValueError(f"base {base.name!r} has no SHA-256; an adapter names the weights that it was trained on")
+    names = {i: name for name, i in controls.items()}
+    config, tensors = adapter.config, adapter.tensors()
+    pairs = {name: tensor for name, tensor in tensors.items() if not name.startswith("canvas.")}
+    rest = {name: tensor for name, tensor in tensors.items() if name.startswith("canvas.")}
+    peft = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base.name, "r": config.rank,
+        "lora_alpha": config.alpha, "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
+        "target_modules": [name.rsplit(".")[-1] for name in config.targets],
+    }  # fmt: skip
+    ours = {
+        "gate": config.gate, "base": {"name": base.name, "sha256": base.sha256},
+        "controls": [names[i] for i in config.control_ids], "canvas": config.canvas, "confidence": config.confidence,
+        "facts": dict(facts), "made": dict(made or {}),
+    }  # fmt: skip
+    with whole_folder(folder) as part:
+        for name, table in ((PEFT_CONFIG, peft), (FACTS, ours)):
+            with whole_file(part / name) as file:
+                file.write(json.dumps(table, indent=2, ensure_ascii=False).encode())
+        for name, group in ((PEFT_TENSORS, pairs), (TENSORS, rest)):
+            if group:
+                save_tensors(part / name, {n: tuple(t.shape) for n, t in group.items()}, group.items(), dtype)
+    return Path(folder)
+
+
+def read_adapter(folder: str | Path) -> AdapterFile:
+    """Everything but the tensors' bytes. Raises CheckpointError for what is missing, malformed or not supported."""
+    folder = Path(folder)
+    path, tensors = folder / PEFT_CONFIG, folder / PEFT_TENSORS
+    for file in (path, tensors):
+        if not file.is_file():
+            raise CheckpointError(folder, file.name, "missing; expected the folder of an adapter, as peft saves it")
+    peft = _table(path)
+    if peft.get("peft_type") != "LORA":
+        raise CheckpointError(path, "'peft_type'", f"{peft.get('peft_type')!r}; supported: 'LORA'", 0)
+    for key, plain in _PLAIN.items():
+        if key in peft and peft[key] not in plain:
+            raise CheckpointError(path, repr(key), f"{str(peft[key])[:40]!r}; supported: {plain[0]!r}", 0)
+    rank, alpha = peft.get("r"), peft.get("lora_alpha")
+    if type(rank) is not int or not isinstance(alpha, int | float):
+        raise CheckpointError(path, "'r' and 'lora_alpha'", f"{rank!r} and {alpha!r}; expected numbers", 0)
+    slots = read_header(tensors)
+    targets = tuple(name for name in TARGETS if any(f".{name}.lora_A." in key for key in slots))
+    base = Base(str(peft.get("base_model_name_or_path") or "unknown"))
+    if not (folder / FACTS).is_file():
+        return AdapterFile(folder, base, rank, float(alpha), "all", targets, slots=slots)
+    path, ours = folder / FACTS, _table(folder / FACTS)
+    kinds = {
+        "gate": str,
+        "base": dict,
+        "controls": list,
+        "canvas": bool,
+        "confidence": bool,
+        "facts": dict,
+        "made": dict,
+    }
+    for key in kinds.keys() | ours.keys():
+        if key not in kinds or type(ours.get(key)) is not kinds[key]:
+            expected = kinds[key].__name__ if key in kinds else f"one of {', '.join(kinds)}"
+            raise CheckpointError(path, repr(key), f"{str(ours.get(key))[:40]!r}; expected {expected}", 0)
+    if ours["gate"] not in GATES:
+        raise CheckpointError(path, "'gate'", f"{ours['gate']!r}; allowed: {', '.join(GATES)}", 0)
+    named = ours["base"]
+    if not all(isinstance(named.get(key), str) for key in ("name", "sha256")):
+        raise CheckpointError(path, "'base'", f"{named!r:.60}; expected name and sha256", 0)
+    if (folder / TENSORS).is_file():
+        slots |= read_header(folder / TENSORS)
+    return AdapterFile(
+        folder, Base(named["name"], named["sha256"]), rank, float(alpha), ours["gate"], targets, ours["canvas"],
+        tuple(ours["controls"]), ours["confidence"], ours["facts"], ours["made"], slots,
+    )  # fmt: skip
+
+
+def _table(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MOST:
+        raise CheckpointError(path, "size", f"{path.stat().st_size} bytes; at most {_MOST} are read")
+    table = read_json(path.read_bytes(), lambda problem: CheckpointError(path, "JSON", problem, 0))
+    if not isinstance(table, dict):
+        raise CheckpointError(path, "JSON", "expected an object", 0)
+    return table

@@ -1,0 +1,358 @@
+"""`adapt`: an AR checkpoint learns to denoise. `finetune`: any checkpoint learns a user's own rows.
+
+    adapter    the base is frozen and teaches; what is learnt is an adapter that acts on the canvas alone
+    full       all weights learn, the clean stream with the causal loss beside the canvas
+
+One function, `run`, does both: measure held-out text, train, save, measure again. The configurations differ in numbers
+only. The canvas loss is the mean cross-entropy of hidden tokens at a level, in nats, always on the same tokens and masks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mezzotint.checkpoints.load import Checkpoint
+from mezzotint.checkpoints.tokenizer import Tokenizer
+from mezzotint.draws import Draws
+from mezzotint.model.adapter import AdapterConfig
+from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.layers import Block
+from mezzotint.sampler.speculate import SelfSpeculation
+from mezzotint.train.adapt import CanvasLoss, Example, Ids, Stage, held_out_nats, make_batches
+from mezzotint.train.data import held_out, read_rows
+from mezzotint.train.loss import Loss, loss_of
+from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
+
+HELD_OUT = 0.05  # of the sources
+LEVELS = (0.5, 1.0)  # at which held-out text is measured
+CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """All numbers of an adaptation. Those of `Stage`, `CanvasLoss` and `AdapterConfig` are explained there.
+
+    full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next position, as the base's do; it,
+    canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
+    length: most tokens of a piece of text. count: texts a step. held_out: tokens measured; prompts: held-out texts that are
+    continued, to count accepted drafts.
+    """
+
+    name: str
+    minutes: float | None = None
+    max_steps: int | None = None
+    full: bool = False
+    rank: int = 32
+    shift: int = 1
+    canvas_length: int = 12
+    texts: int = 4000
+    length: int = 192
+    count: int = 2
+    stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(sizes={12: 1.0}, keep=0.0),))
+    teach: float = 0.5
+    own: float = 0.0
+    confidence: float = 0.0
+    ar: float = 0.3
+    learning_rate: float = 1e-3
+    warmup: int = 10
+    decay: float = 0.5
+    bfloat16: bool = True
+    held_out: int = 5000
+    prompts: int = 8
+    draft_length: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes is None and self.max_steps is None:
+            raise ValueError(f"{self.name!r} has no end: give minutes or max_steps")
+        for name in ("texts", "length", "count", "held_out", "canvas_length"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    def adapter(self, ids: Ids) -> AdapterConfig:
+        return AdapterConfig(
+            self.rank, 2.0 * self.rank, control_ids=tuple(ids.control.values()), confidence=self.confidence > 0
+        )
+
+
+def cpu_smoke() -> Adaptation:
+    """Ten minutes on two cores: does the canvas learn, and does the base stay?"""
+    return Adaptation("cpu-smoke", minutes=10)
+
+
+def gpu(name: str, minutes: float) -> Adaptation:
+    """research/training.md 2.4: growing blocks, then a mixture of sizes, then errors to repair, then the end."""
+    mixture = {4: 0.1, 8: 0.2, 16: 0.4, 32: 0.2, 0: 0.1}
+    stages = (
+        Stage(0.075, {4: 1.0}, 0.45, 0.95, keep=0.0), Stage(0.075, {8: 1.0}, 0.45, 0.95, keep=0.0),
+        Stage(0.45, mixture, keep=0.0), Stage(0.4, mixture | {0: 0.25}, errors=0.15, keep=0.1),
+    )  # fmt: skip
+    return Adaptation(
+        name, minutes, rank=64, length=512, count=128, stages=stages, own=0.25, confidence=0.1, canvas_length=16,
+        learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
+    )  # fmt: skip
+
+
+CONFIGURATIONS: dict[str, Callable[[], Adaptation]] = {
+    "cpu-smoke": cpu_smoke,
+    "gpu-30min": lambda: gpu("gpu-30min", 28),
+    "gpu-2b": lambda: gpu("gpu-2b", 240),
+}
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+    train: list[Example]
+    held_out: list[Example]
+
+
+def corpus(data: Path | None, tokenizer: Tokenizer, length: int, most: int) -> Corpus:
+    """Running text in pieces of at most `length` tokens, split by source; of each set the first `most` texts.
+
+    data: the training folder (Python functions and documentation, PSF, MIT, BSD, Apache-2.0), or None: the source of the
+    standard library of this very Python.
+    """
+    found = Corpus([], [])
+    texts = _standard_library(most) if data is None else _folder(data, most)
+    for text, source in texts:
+        into = found.held_out if held_out(source, HELD_OUT) else found.train
+        ids = tokenizer.encode(text)
+        pieces = (ids[begin : begin + length] for begin in range(0, len(ids), length))
+        into.extend(Example([], piece, free=True) for piece in pieces if len(piece) >= 16)
+    return found
+
+
+def _folder(data: Path, most: int) -> Iterator[tuple[str, str]]:
+    for number, row in enumerate(read_rows(data / "python-functions.jsonl.zst")):
+        if number == most:
+            break
+        yield row["output"], row["source"]
+    pages = 0
+    for row in read_rows(data / "docs-corpus.jsonl.zst"):
+        if "CC BY-SA" in row["licence"]:
+            continue
+        for part in re.findall(r"(?s).{200,3000}?(?:\n\n|\Z)", row["text"])[:8]:
+            yield part.strip(), row["source"]
+        pages += 1
+        if pages * 8 >= most:
+            break
+
+
+def _standard_library(most: int) -> Iterator[tuple[str, str]]:
+    each = max(1, most // 100)  # of a file
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        parts = (part for part in re.split(r"\n\n\n(?=\w|@)", text) if len(part) > 200)
+        for part in list(parts)[:each]:
+            yield part, path.name
+            most -= 1
+        if most <= 0:
+            return
+
+
+def finetuning(minutes: float, full: bool = False, edits: bool = False) -> Adaptation:
+    """A user's own rows: answers in canvases of several sizes, and edit labels where there are edits."""
+    stage = Stage(sizes={4: 0.2, 8: 0.3, 16: 0.5}, keep=0.1 if edits else 0.0, edits=0.4 if edits else 0.0)
+    return Adaptation(
+        "finetune", minutes, full=full, length=512, stages=(stage,), canvas_length=16, held_out=2000, prompts=4,
+        learning_rate=1e-4 if full else 1e-3,
+    )  # fmt: skip
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """Canvas loss in nats a hidden token by level, and tokens of the answer that a verifying call settles."""
+
+    nats: dict[str, float]
+    tokens: int
+    accepted_per_round: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"canvas_nats": self.nats, "hidden_tokens": self.tokens, "accepted_per_round": self.accepted_per_round}
+
+
+def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
+    """Raises ValueError for a checkpoint without MASK, DELETE, INSERT and EXPAND."""
+    noise, facts = checkpoint.noise("hybrid"), checkpoint.facts
+    assert facts.mask_id is not None
+    end = checkpoint.tokenizer.eos_ids
+    if not end:
+        raise ValueError(f"{checkpoint.name} declares no end token, which an answer needs")
+    return Ids(facts.mask_id, end[0], torch.tensor(noise.support), facts.control_ids, shift)
+
+
+def run(
+    checkpoint: Checkpoint, text: Corpus, settings: Adaptation, out: str | Path, *, began: float | None = None,
+    report: Callable[[Progress], None] = lambda progress: None, say: Callable[[str], None] = lambda line: None,
+    prompts: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Adapt `checkpoint` on `text`, save to `out`, and return what was measured (also `out`/report.json).
+
+    A checkpoint that has an adapter goes on learning in it. began: when the minutes began (perf_counter); time that
+    measuring takes counts. Raises FileExistsError when `out` is there, ValueError for too little text.
+    """
+    out, began = Path(out), time.perf_counter() if began is None else began
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another folder")
+    for name, some in zip(Corpus._fields, text, strict=True):
+        if not some:
+            raise ValueError(f"there is no text in {name}; give more, from several sources")
+    old, known = checkpoint.adapter, checkpoint.facts
+    ids = ids_of(checkpoint, known.shift if known.trained_canvas else settings.shift)
+    measure_on = _some(text.held_out, settings.held_out)
+    prompts = prompts or [
+        [*e.context, *e.text[: len(e.text) // 2 if e.free else 1]] for e in measure_on[: settings.prompts]
+    ]
+    noise = "hybrid" if any(stage.errors for stage in settings.stages) else "absorbing"
+    facts = known if known.trained_canvas else replace(
+        known, shift=ids.shift, trained_canvas=True, canvas_length=settings.canvas_length, noise=noise
+    )  # fmt: skip
+
+    say(f"measuring the start on {sum(len(e.text) for e in measure_on)} tokens of {len(measure_on)} held-out texts")
+    clock = time.perf_counter()
+    denoiser = _network(checkpoint, settings, ids)
+    probe = _causal(denoiser, measure_on)
+    before = measure(denoiser, checkpoint, measure_on, ids, settings, prompts)
+    measuring = time.perf_counter() - clock
+
+    _learnt(denoiser, settings)
+    limits = {"minutes": settings.minutes, "max_steps": settings.max_steps}
+    if settings.minutes is not None:
+        left = settings.minutes - (time.perf_counter() - began + 1.3 * measuring) / 60
+        if left < 0.1 * settings.minutes:
+            raise ValueError(
+                f"measuring takes {measuring / 60:.1f} of {settings.minutes:g} minutes twice; give more, or less held-out text"
+            )
+        limits["minutes"] = left
+    recipe = Recipe(
+        settings.name, denoiser.config, seed=settings.seed, bfloat16=settings.bfloat16,
+        optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay), **limits,  # type: ignore[arg-type]
+    )  # fmt: skip
+    loss: Loss = CanvasLoss(ids.mask, settings.teach, settings.own, settings.confidence)
+    trainer = Trainer(
+        denoiser, recipe,
+        make_batches(
+            text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
+            settings.ar if settings.full else 0.0,
+        ),
+        loss_of if settings.full else loss,
+    )  # fmt: skip
+    clock = time.perf_counter()
+    losses: list[float] = []
+    for progress in trainer.run():
+        losses.append(progress.loss)
+        report(progress)
+    seconds = time.perf_counter() - clock
+    made = {
+        "configuration": settings.name, "seed": settings.seed, "steps": len(losses), "positions": trainer.at.positions,
+        "train_seconds": round(seconds, 1), "full": settings.full,
+    }  # fmt: skip
+    if settings.full:
+        Checkpoint.of(denoiser, checkpoint.name, checkpoint.tokenizer, facts, checkpoint.license).save(
+            out, torch.bfloat16
+        )
+        after_network = denoiser
+        after_checkpoint = Checkpoint.of(denoiser, out.name, checkpoint.tokenizer, facts)
+    else:
+        plain = replace(checkpoint, adapter=None, name=checkpoint.name if old is None else old.base.name)
+        plain.save_adapter(out, denoiser, facts, made)
+        after_checkpoint = plain.with_adapter(out)
+        after_network = after_checkpoint.denoiser()
+    say("measuring the end")
+    after = measure(after_network, after_checkpoint, measure_on, ids, settings, prompts)
+    result = {
+        **made, "before": before.to_json(), "after": after.to_json(), "first_loss": losses[0], "last_loss": losses[-1],
+        "ar_bit_equal": torch.equal(probe, _causal(after_network, measure_on)),
+        "held_out_texts": len(measure_on), "draft_length": settings.draft_length,
+        "total_seconds": round(time.perf_counter() - began, 1), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    (out / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _network(checkpoint: Checkpoint, settings: Adaptation, ids: Ids) -> Denoiser:
+    """The network as it is before the first step, in float32."""
+    if settings.full:
+        if checkpoint.adapter is not None:
+            raise ValueError(f"{checkpoint.name} has an adapter; full fine-tuning starts from a checkpoint without one")
+        config = replace(checkpoint.config, canvas_role=True)
+        role = [("mezzotint.canvas_role", torch.zeros(config.width))] if not checkpoint.config.canvas_role else []
+        return Denoiser(config, ids.shift).load([*checkpoint.weights(), *role]).eval()
+    denoiser = checkpoint.denoiser()
+    denoiser.shift = ids.shift
+    if denoiser.adapter is None:
+        torch.manual_seed(settings.seed)
+        denoiser.adapt(settings.adapter(ids))
+    return denoiser
+
+
+def _learnt(denoiser: Denoiser, settings: Adaptation) -> None:
+    """Only what is learnt requires a gradient; the frozen linears are kept in bfloat16 where they are computed in it."""
+    if settings.full:
+        denoiser.requires_grad_(True)
+        return
+    denoiser.requires_grad_(False)
+    assert denoiser.adapter is not None
+    denoiser.adapter.requires_grad_(True)
+    if settings.bfloat16:
+        for block in denoiser.blocks:
+            assert isinstance(block, Block)
+            for linear in (block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down):
+                linear.weight.data = linear.weight.data.bfloat16()
+
+
+def _some(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first examples that hold so many tokens together, the last one cut; edits are left out."""
+    found: list[Example] = []
+    for example in examples:
+        if example.draft is not None or tokens <= 0:
+            continue
+        found.append(replace(example, text=example.text[:tokens]))
+        tokens -= len(example.text)
+    if not found:
+        raise ValueError("there is no held-out text to measure on")
+    return found
+
+
+def measure(
+    denoiser: Denoiser, checkpoint: Checkpoint, examples: Sequence[Example], ids: Ids, settings: Adaptation,
+    prompts: Sequence[Sequence[int]],
+) -> Measured:  # fmt: skip
+    """Canvas loss at each level, and the tokens that a verifying call accepts when the canvas drafts for it."""
+    nats, tokens = {}, 0
+    for level in LEVELS:
+        nats[f"t={level:g}"], count = held_out_nats(denoiser, examples, ids, settings.canvas_length, level)
+        tokens += count
+    if not prompts:
+        return Measured(nats, tokens, None)
+    drafting = SelfSpeculation(
+        denoiser, checkpoint.process, settings.draft_length, "none", stop_ids=frozenset(checkpoint.tokenizer.eos_ids),
+        controls=tuple(ids.control.values()),
+    )  # fmt: skip
+    with torch.inference_mode():
+        frames = list(drafting.frames(prompts, CONTINUED, Draws.of(list(range(len(prompts))))))
+    rounds = [frame.committed for frame in frames if frame.kind == "verify"]
+    return Measured(nats, tokens, sum(rounds) / len(rounds) if rounds else None)
+
+
+@torch.no_grad()
+def _causal(denoiser: Denoiser, examples: Sequence[Example]) -> torch.Tensor:
+    """What the clean stream says of the first held-out texts: logits that an adapter must leave as they are."""
+    ids = [list(e.context) + list(e.text) for e in examples[:4]]
+    length = min(64, *map(len, ids))
+    tokens = torch.tensor([row[:length] for row in ids])
+    counts = torch.full((len(ids),), length)
+    return denoiser.read(tokens, counts, denoiser.new_cache(len(ids), length), every=True).logits

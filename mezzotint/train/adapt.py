@@ -1,0 +1,484 @@
+"""From an AR network to one that denoises: what its batches are, and the loss that a frozen base teaches by.
+
+    row      [ canvas: the [M] | [M] on  | mat ][ clean: the cat sat on mat ]      blocks of a size, from an offset
+    loss     masks and wrong tokens 1, right ones `keep`;  the clean stream runs once, without gradient
+
+- Blocks are relative: in running text they begin anywhere, in an answer at its first token, as canvases do in decoding.
+  A block in which the text ends is filled up with end tokens, which carry no loss.
+- Complement: a row and its twin, masked exactly where the row is not, so that every token is learnt once from one clean
+  pass (Fast-dLLM v2, arXiv 2509.26328). Later positions are masked more often, the less so the higher the level
+  (Efficient-DLM, arXiv 2512.14067).
+- The teacher: where nothing right of a mask is visible in its block, the text to the left is all that a canvas can know of
+  it, so the causal law given that text, hidden parts included, has the right mean and less variance than its one sample,
+  the token. The loss is (1 - teach) CE(token) + teach KL(causal || canvas) there, and CE elsewhere.
+- Own errors: some masks are first filled by the network's own samples (MTF, LLaDA2.1), which it then sees as text.
+- Edits: the canvas holds a draft, and each position says what `alignment.labels` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mezzotint.alignment import SLOT, label_ids, labels, rounds
+from mezzotint.draws import Draws, categorical
+from mezzotint.model.cache import Recorded
+from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
+from mezzotint.shapes import Tokens, Where
+from mezzotint.train.batch import Batch, Batches, by_rows
+from mezzotint.train.corruption import pad_rows
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to learn: ids that are only read, then ids that canvases hold.
+
+    free: blocks may begin anywhere in it (running text). ends: an end token follows. draft: an edit begins with these ids
+    (SLOT: open) instead of noise, and becomes `text`. Raises ValueError for an empty text.
+    """
+
+    context: Sequence[int]
+    text: Sequence[int]
+    free: bool = False
+    ends: bool = False
+    draft: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text and self.draft is None:
+            raise ValueError("an example has no text to learn")
+
+    def __len__(self) -> int:
+        return len(self.context) + max(len(self.text), len(self.draft or ()))
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids that a batch is made with. support: what random errors are drawn from. control: as in a checkpoint's facts."""
+
+    mask: int
+    end: int
+    support: Tensor
+    control: Mapping[str, int] = field(default_factory=dict)
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How texts are spoiled during a `share` of the run.
+
+    sizes: block size -> its part of the batches; 0 is the whole text. Levels have a bell's density on [low, high], and are 1
+    in `at_one` of the blocks. bias: times Efficient-DLM's slope. errors: the largest rate of wrong visible tokens, 0 in two
+    fifths of the blocks. edits: share of batches that are edits. keep: weight of right tokens, at which nothing changes.
+    """
+
+    share: float = 1.0
+    sizes: Mapping[int, float] = field(default_factory=lambda: {16: 1.0})
+    low: float = 0.05
+    high: float = 1.0
+    at_one: float = 0.1
+    bias: float = 1.0
+    errors: float = 0.0
+    edits: float = 0.0
+    keep: float = 0.1
+    complement: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 0 or min(self.sizes.values()) <= 0:
+            raise ValueError(f"sizes are {dict(self.sizes)}; name block sizes from 0 with positive parts")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"levels from {self.low} to {self.high}; they must lie between 0 and 1, in this order")
+        for name in ("share", "at_one", "errors", "edits", "keep"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+
+
+def stage_at(stages: Sequence[Stage], step: int, total: int) -> Stage:
+    """The stage of a step of a run of `total` steps. Shares are of their sum."""
+    ends = list(accumulate(stage.share for stage in stages))
+    return next((stage for stage, end in zip(stages, ends, strict=True) if step < end / ends[-1] * total), stages[-1])
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+def make_batches(
+    examples: Sequence[Example], stages: Sequence[Stage], ids: Ids, total: Callable[[], int | None], count: int,
+    seed: int = 0, ar: float = 0.0,
+) -> Batches:  # fmt: skip
+    """Batches of `count` texts (twice as many rows under complement), neighbours in length so that little is padding.
+
+    A function of the seed and the step. total: steps of the run, which place the stages; None while they are not yet known,
+    in the first stage. ar: weight of the causal loss on the clean stream, for full fine-tuning. Raises ValueError when a
+    stage has nothing to draw from.
+    """
+    texts = sorted((e for e in examples if e.draft is None), key=len)
+    edits = sorted((e for e in examples if e.draft is not None), key=len)
+    for name, found, wanted in (
+        ("text", texts, any(s.edits < 1 for s in stages)), ("edit", edits, any(s.edits > 0 for s in stages)),
+    ):  # fmt: skip
+        if wanted and not found:
+            raise ValueError(f"a stage draws {name}s, but there is no {name} among the {len(examples)} examples")
+
+    def batch(step: int) -> Batch:
+        generator = torch.Generator().manual_seed((seed << 32) + step)
+        stage = stage_at(stages, step, total() or step + 10**9)
+        if _uniform(generator) < stage.edits:
+            return edit_batch(_draw(edits, count, generator), ids, generator, stage.keep, ar)
+        parts = torch.tensor(list(stage.sizes.values()))
+        size = list(stage.sizes)[int(torch.multinomial(parts, 1, generator=generator))]
+        return text_batch(_draw(texts, count, generator), size, stage, ids, generator, ar)
+
+    return by_rows(batch)
+
+
+def _draw(examples: Sequence[Example], count: int, generator: torch.Generator) -> list[Example]:
+    """`count` examples from a window of 8 `count` neighbours, placed at random."""
+    window = min(8 * count, len(examples))
+    start = int(torch.randint(len(examples) - window + 1, (), generator=generator))
+    return [examples[start + i] for i in torch.randint(window, (count,), generator=generator).tolist()]
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def text_batch(
+    examples: Sequence[Example], size: int, stage: Stage, ids: Ids, generator: torch.Generator, ar: float = 0.0
+) -> Batch:
+    """Canvases over every text, one level a block. `[B, C + L]`: canvas columns, then the clean ones."""
+    size = size or max(len(e.text) for e in examples) + 1
+    text, real = pad_rows([[*e.text, *[ids.end] * e.ends] for e in examples], ids.end)
+    ends = torch.tensor([e.ends for e in examples])[:, None]
+    last = real.sum(-1, keepdim=True) - 1
+    text = F.pad(text, (0, size - 1), value=ids.end)  # room for the block in which a text ends
+    real = F.pad(real, (0, size - 1), value=False)
+    place = torch.arange(text.shape[1])
+    free = torch.tensor([e.free for e in examples])[:, None]
+    offset = torch.where(free, torch.randint(size, (len(examples), 1), generator=generator), 0)
+    start = ((place - offset).div(size, rounding_mode="floor") * size + offset).clamp(min=0)
+    shown = real | (ends & (start <= last))
+    width = int(shown.sum(-1).max())
+    text, real, start, shown = (x[:, :width] for x in (text, real, start, shown))
+    block = (start + size - 1) // size
+
+    level = _levels((len(examples), int(block.max()) + 1), stage, generator).gather(1, block)
+    hidden = _masks(level, block, place[:width] - start, size, shown, stage.bias, generator)
+    twins = [hidden, shown & ~hidden] if stage.complement else [hidden]
+    rows = [_errors(text, real & ~twin, block, stage.errors, ids, generator) for twin in twins]
+    tokens = torch.stack([torch.where(twin, ids.mask, row) for twin, row in zip(twins, rows, strict=True)], 1)
+    right = torch.stack([~twin & (row == text) for twin, row in zip(twins, rows, strict=True)], 1)
+    copies = len(twins)
+    text, start, shown, real = (x.repeat_interleave(copies, 0) for x in (text, start, shown, real))
+    weight = torch.where(right.flatten(0, 1), stage.keep, 1.0) * real
+    examples = [e for e in examples for _ in range(copies)]
+    return _batch(examples, tokens.flatten(0, 1), start, shown, text, weight, ids, ar / copies)
+
+
+def edit_batch(
+    examples: Sequence[Example], ids: Ids, generator: torch.Generator, keep: float = 0.1, ar: float = 0.0
+) -> Batch:
+    """One canvas a row that holds a draft and the end of the text; every position says what the next label round does.
+
+    The draft is where some round of the way from the example's draft to its text begins; in half of the rows a random share
+    of it is opened besides (a strength, as in revising). A draft that is right already keeps three times the weight.
+    """
+    texts: list[list[int]] = []
+    says: list[list[int]] = []
+    keeps: list[float] = []
+    for e in examples:
+        states = [list(e.draft or ()), *rounds(list(e.draft or ()), list(e.text))]
+        state = states[int(torch.randint(max(1, len(states) - 1), (), generator=generator))]
+        if _uniform(generator) < 0.5:
+            opened = torch.rand(len(state), generator=generator) < _uniform(generator)
+            state = [SLOT if open_ else token for token, open_ in zip(state, opened.tolist(), strict=True)]
+        texts.append([*(ids.mask if token == SLOT else token for token in state), ids.end])
+        told = label_ids(state, labels(state, e.text), ids.end, ids.control)
+        says.append([ids.mask if token == SLOT else token for token in told])
+        keeps.append(3 * keep if len(states) == 1 else keep)
+    tokens, shown = pad_rows(texts, ids.end)
+    said, _ = pad_rows(says, ids.end)
+    weight = torch.where(said == tokens, torch.tensor(keeps)[:, None], torch.ones(())) * shown
+    bare = [Example(e.context, (), draft=()) for e in examples]  # the text itself is not read
+    return _batch(bare, tokens, torch.zeros_like(tokens), shown, said, weight, ids, ar)
+
+
+def _batch(
+    examples: Sequence[Example], tokens: Tokens, start: Tensor, shown: Where, said: Tokens, weight: Tensor, ids: Ids,
+    ar: float,
+) -> Batch:  # fmt: skip
+    """Canvas columns (all arguments `[B, C]`, `start` counted from the context's end) and the clean columns beside them."""
+    before = torch.tensor([len(e.context) for e in examples])[:, None]
+    place = before + torch.arange(tokens.shape[1])
+    canvas = Places.of(
+        torch.where(shown, place, 0), torch.full_like(place, CANVAS), torch.where(shown, before + start, 0), valid=shown
+    )
+    if ids.shift:  # row i speaks about i + 1, and nobody about the first of a block: the clean stream does
+        same = F.pad(start[:, 1:] == start[:, :-1], (0, 1), value=False)
+        said, weight = said.roll(-1, 1), torch.where(same, weight.roll(-1, 1), 0.0)
+    clean, read = pad_rows([[*e.context, *e.text] or [ids.end] for e in examples], ids.end)
+    read &= torch.tensor([len(e.context) + len(e.text) > 0 for e in examples])[:, None]
+    column = torch.arange(clean.shape[1]).expand_as(clean)
+    places = canvas.cat(Places.of(column, torch.full_like(column, CLEAN), valid=read))
+    after = F.pad(read[:, 1:], (0, 1), value=False) & (column + 1 >= before)
+    return Batch(
+        torch.cat((tokens, clean), 1), places, torch.cat((said, clean.roll(-1, 1)), 1),
+        torch.cat((weight, ar * after), 1).float(),
+    )  # fmt: skip
+
+
+def _levels(shape: tuple[int, int], stage: Stage, generator: torch.Generator) -> Tensor:
+    """float64 `[B, blocks]`: evenly spaced numbers in random order through the inverse CDF of Beta(2, 2), stretched."""
+    count = shape[0] * shape[1]
+    u = (torch.randperm(count, generator=generator) + torch.rand((), generator=generator)) / count
+    bell = 0.5 - torch.sin(torch.asin(1 - 2 * u.double()) / 3)
+    t = (stage.low + (stage.high - stage.low) * bell).reshape(shape)
+    return torch.where(torch.rand(shape, generator=generator) < stage.at_one, 1.0, t)
+
+
+def _masks(
+    level: Tensor, block: Tensor, place: Tensor, size: int, shown: Where, bias: float, generator: torch.Generator
+) -> Where:
+    """Of n shown places of a block t n, rounded at random, at least one: the largest of log w + Gumbel noise."""
+    zeros = torch.zeros(block.shape, dtype=torch.float64)
+    n = zeros.scatter_add(1, block, shown.double()).gather(1, block)
+    lot = torch.rand(block.shape, generator=generator, dtype=torch.float64).gather(1, block)  # one a block
+    k = (level * n + lot).floor().clamp(min=1)
+    slope = bias * math.log(2) / (0.25 * size) * (1 - level)
+    uniform = torch.rand(block.shape, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    score = slope * place - torch.log(-torch.log(uniform))
+    key = torch.where(shown, block * 1e6 - score, torch.inf)  # by block, the largest score first
+    order = key.argsort(-1).argsort(-1)
+    first = torch.zeros_like(block).scatter_reduce(1, block, order, "amin", include_self=False).gather(1, block)
+    return shown & (order - first < k)
+
+
+def _errors(text: Tokens, visible: Where, block: Tensor, most: float, ids: Ids, generator: torch.Generator) -> Tokens:
+    """Visible tokens replaced at a rate up to `most`, one a block, 0 in two fifths of them; half evenly drawn, half usual."""
+    if most == 0:
+        return text
+    lot = torch.rand((2, *text.shape), generator=generator)
+    rate = torch.where(lot[0] < 0.4, 0.0, most * lot[1]).gather(1, block)
+    pool = text[visible] if bool(visible.any()) else text.flatten()
+    even = ids.support[torch.randint(len(ids.support), text.shape, generator=generator)]
+    usual = pool[torch.randint(len(pool), text.shape, generator=generator)]
+    token = torch.where(torch.rand(text.shape, generator=generator) < 0.5, even, usual)
+    return torch.where(visible & (torch.rand(text.shape, generator=generator) < rate), token, text)
+
+
+def columns(batch: Batch, part: slice) -> Batch:
+    """Only these columns (views)."""
+    places = Places(*(x[:, part] for x in batch.places))
+    return Batch(batch.tokens[:, part], places, batch.target[:, part], batch.weight[:, part])
+
+
+# -- the loss ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CanvasLoss:
+    """The loss of the canvas columns of a batch, for a base that stays as it is: mean over the weights, in nats.
+
+    teach: share of the causal law in what is learnt where it is exact. own: share of rows in which half of the masks first
+    become the network's own samples. confidence: weight of the head that says whether such a sample is right (PRISM's
+    binary cross-entropy). keep: factor for own samples that are right. chunk: positions whose logits are in memory at once.
+    Same clean columns in neighbouring rows are read once. The causal loss, if the batch has one, is not computed.
+    """
+
+    mask_id: int
+    teach: float = 0.5
+    own: float = 0.0
+    confidence: float = 0.0
+    keep: float = 0.1
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("teach", "own", "keep"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+
+    def __call__(self, denoiser: Denoiser, batch: Batch) -> Tensor:
+        """Raises ValueError for a batch whose canvas columns have nothing to learn."""
+        width = int((batch.places.role[0] == CANVAS).sum())
+        canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
+        total = canvas.weight.sum()
+        if not total > 0:
+            raise ValueError("a batch has no position with a loss")
+        recorded, law, row = self._read(denoiser, clean)
+        tokens, weight = canvas.tokens, canvas.weight
+        filled = torch.zeros_like(canvas.places.valid)
+        if self.own:
+            tokens, weight, filled = self._own(denoiser, canvas, recorded)
+        x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
+        where = weight > 0
+        b, c = where.nonzero().unbind(-1)
+        column = (
+            canvas.places.position[b, c] + denoiser.shift - 1
+        )  # of the clean row that speaks about the same position
+        exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
+        teacher = law[row[b], column.clamp(min=0)] if self.teach else None
+        nats = _weighted_nats(
+            denoiser,
+            denoiser.norm(x[where]),
+            canvas.target[where],
+            weight[where],
+            teacher,
+            self.teach * exact,
+            self.chunk,
+        )
+        if self.confidence and bool(filled.any()):
+            assert denoiser.adapter is not None and denoiser.adapter.confidence is not None
+            right = (tokens == self._own_target(denoiser, canvas))[filled].float()
+            said = denoiser.adapter.confidence(denoiser.norm(x[filled]))[:, 0]
+            nats = nats + self.confidence * F.binary_cross_entropy_with_logits(said.float(), right, reduction="sum")
+        return nats / total
+
+    @torch.no_grad()
+    def _read(self, denoiser: Denoiser, clean: Batch) -> tuple[Recorded, Tensor, Tensor]:
+        """The clean stream, each text once: keys and values, normed states `[U, L, D]`, and which text each row has `[B]`."""
+        same = (clean.tokens[1:] == clean.tokens[:-1]).all(-1) & (
+            clean.places.valid[1:] == clean.places.valid[:-1]
+        ).all(-1)
+        first = F.pad(~same, (1, 0), value=True)
+        places = Places(*(x[first] for x in clean.places))
+        cache = denoiser.new_cache(int(first.sum()), clean.tokens.shape[1])
+        states = denoiser.states(clean.tokens[first], places, context_causal(), cache)
+        row = first.cumsum(0) - 1
+        return Recorded(cache, places, row), denoiser.norm(states), row
+
+    def _exact(self, denoiser: Denoiser, canvas: Batch, clean: Batch, tokens: Tokens) -> Where:
+        """Rows about a mask with nothing visible right of it in its block, whose token stands in the clean text."""
+        start, valid, shift = canvas.places.start, canvas.places.valid, denoiser.shift
+        masked = valid & (tokens == self.mask_id)
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        seen = torch.where(valid & ~masked, index, -1)
+        last = torch.full((len(tokens), int(start.max()) + 1), -1, device=tokens.device)
+        last = last.scatter_reduce(1, start, seen, "amax").gather(1, start)  # last visible place of the block
+        exact = masked & (index > last)
+        if shift:
+            exact = exact.roll(-1, 1)
+        about = canvas.places.position + shift
+        inside = (about >= 1) & (about < clean.tokens.shape[1])
+        at = about.clamp(0, clean.tokens.shape[1] - 1)
+        spoken = clean.places.valid.gather(1, at) & (clean.tokens.gather(1, at) == canvas.target)
+        return exact & inside & spoken
+
+    def _own_target(self, denoiser: Denoiser, canvas: Batch) -> Tokens:
+        """What should stand at each place (not what its row speaks about)."""
+        return canvas.target.roll(denoiser.shift, 1)
+
+    @torch.no_grad()
+    def _own(self, denoiser: Denoiser, canvas: Batch, recorded: Recorded) -> tuple[Tokens, Tensor, Where]:
+        """Tokens with own samples in place of some masks, weights, and where. The batch itself is the seed."""
+        shift, tokens = denoiser.shift, canvas.tokens
+        draws = Draws.of(tokens.sum(-1).cpu())
+        place = torch.arange(tokens.shape[1])
+        chosen = draws.uniform("own rows", place[:1]) < self.own
+        fill = (chosen & (draws.uniform("own", place) < 0.5)).to(tokens.device)
+        spoken = F.pad(canvas.weight, (shift, 0))[:, : tokens.shape[1]] > 0  # some row speaks about this place
+        fill &= canvas.places.valid & (tokens == self.mask_id) & spoken
+        if not bool(fill.any()):
+            return tokens, canvas.weight, fill
+        kind = tokens.device.type
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+            x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
+            b, c = fill.nonzero().unbind(-1)
+            said = []
+            for piece in torch.split(torch.arange(len(b)), self.chunk):
+                hidden = denoiser.norm(x[b[piece], c[piece] - shift])
+                logits = denoiser.speak(hidden, torch.full(hidden.shape[:1], CANVAS, device=hidden.device)).float()
+                logits[:, self.mask_id] = -torch.inf
+                number = draws.uniform("own token", place)[b[piece].cpu(), c[piece].cpu()]
+                said.append(categorical(logits.softmax(-1)[None], number[None].to(logits.device))[0])
+        drafted = tokens.masked_scatter(fill, torch.cat(said))
+        right = fill & (drafted == self._own_target(denoiser, canvas))
+        easy = F.pad(right[:, shift:], (0, shift))  # by the row that speaks about it
+        return drafted, torch.where(easy, self.keep * canvas.weight, canvas.weight), fill
+
+
+def _weighted_nats(
+    denoiser: Denoiser,
+    hidden: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    teacher: Tensor | None,
+    share: Tensor,
+    chunk: int,
+) -> Tensor:
+    """Sum of weight times (1 - share) CE + share KL(teacher || canvas) over canvas positions: hidden, teacher `[n, D]`."""
+    role = torch.full_like(target, CANVAS)
+
+    def nats(h: Tensor, piece: slice) -> Tensor:
+        log_probs = denoiser.speak(h, role[piece]).float().log_softmax(-1)  # [n, V]
+        loss = -log_probs.gather(-1, target[piece, None])[:, 0]
+        where = (share[piece] > 0).nonzero()[:, 0]
+        if teacher is not None and len(where):
+            with torch.no_grad():
+                law = denoiser.speak(teacher[piece][where], torch.full_like(where, CLEAN)).float().log_softmax(-1)
+            gap = F.kl_div(log_probs[where], law, reduction="none", log_target=True).sum(-1)
+            part = share[piece][where]
+            loss = loss.index_put((where,), (1 - part) * loss[where] + part * gap)
+        return (loss * weight[piece]).sum()
+
+    head = denoiser.embedding.weight if denoiser.head is None else denoiser.head.weight
+    rows = None if denoiser.adapter is None else denoiser.adapter.control_out
+    learnt = [p for p in (head, rows) if p is not None and p.requires_grad]
+    return _Chunked.apply(nats, chunk, hidden, *learnt)  # type: ignore[no-untyped-call]
+
+
+class _Chunked(torch.autograd.Function):
+    """sum over chunks of f(hidden[chunk], chunk): each leaves its gradients behind instead of its logits."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Callable[[Tensor, slice], Tensor], chunk: int, hidden: Tensor, *learnt: Tensor) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        grads = [torch.zeros_like(p) for p in (hidden, *learnt)]
+        kind = hidden.device.type
+        state = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        for begin in range(0, len(hidden), chunk):
+            piece = slice(begin, begin + chunk)
+            # a cached cast would belong to the graph of the chunk before, which is gone
+            with torch.enable_grad(), torch.autocast(kind, *state, cache_enabled=False):
+                h = hidden[piece].detach().requires_grad_()
+                value = f(h, piece)
+                if any(ctx.needs_input_grad):
+                    first, *rest = torch.autograd.grad(value, (h, *learnt), allow_unused=True)
+                    grads[0][piece] = first
+                    for grad, more in zip(grads[1:], rest, strict=True):
+                        grad += 0 if more is None else more
+            total += value.detach()
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        return None, None, *(grad * upstream[0] for grad in ctx.saved_tensors)
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def held_out_nats(
+    denoiser: Denoiser, examples: Sequence[Example], ids: Ids, size: int, level: float, seed: int = 0, count: int = 8
+) -> tuple[float, int]:
+    """Mean cross-entropy in nats of masked canvas tokens at a level, the same masks at each call; and how many tokens."""
+    stage = Stage(sizes={size: 1.0}, low=level, high=level, at_one=0.0, bias=0.0, keep=0.0, complement=False)
+    loss, nats, tokens = CanvasLoss(ids.mask, teach=0.0), 0.0, 0.0
+    order = sorted(examples, key=len)
+    for begin in range(0, len(order), count):
+        generator = torch.Generator().manual_seed((seed << 32) + begin)
+        batch = text_batch(order[begin : begin + count], size, stage, ids, generator)
+        if weight := float(batch.weight.sum()):
+            nats += float(loss(denoiser, batch)) * weight
+            tokens += weight
+    if not tokens:
+        raise ValueError("no held-out token is masked; give more text")
+    return nats / tokens, int(tokens)

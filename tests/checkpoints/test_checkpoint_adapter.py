@@ -1,0 +1,173 @@
+"""Adapters on disk: what is saved is loaded, the base is pinned, peft reads ours and we read peft's, bad ones are named."""
+
+import json
+
+import pytest
+import torch
+
+import mezzotint as mz
+from mezzotint.checkpoints.adapter import read_adapter
+from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.load import CONTROL, Checkpoint, load
+from mezzotint.model.adapter import TARGETS, AdapterConfig
+from mezzotint.model.visibility import context_causal, two_stream_places
+
+TOKENS = torch.randint(7, 200, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+def learnt(checkpoint, **settings):
+    """A network of this checkpoint under an adapter of random numbers."""
+    ids = tuple(checkpoint.facts.control_ids.values())
+    config = AdapterConfig(**({"rank": 4, "alpha": 8.0, "control_ids": ids, "confidence": True} | settings))
+    denoiser = checkpoint.denoiser().adapt(config).requires_grad_(False)
+    g = torch.Generator().manual_seed(5)
+    denoiser.adapter.load([(n, torch.randn(t.shape, generator=g) * 0.1) for n, t in denoiser.adapter.tensors().items()])
+    return denoiser
+
+
+def said(denoiser):
+    """Logits of a pass with both roles."""
+    return denoiser(TOKENS, two_stream_places(12, 4, 2), context_causal()).logits
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """(base, its network under the adapter, the adapter's folder)."""
+    checkpoint = load(tiny[1])
+    denoiser = learnt(checkpoint)
+    facts = mz.Checkpoint.of(denoiser, "x", checkpoint.tokenizer, checkpoint.facts).facts
+    folder = checkpoint.save_adapter(tmp_path_factory.mktemp("adapter") / "smoke", denoiser, facts, {"steps": 3})
+    return checkpoint, denoiser, folder
+
+
+def test_what_is_saved_is_loaded_on_top_and_as_a_whole(saved, tiny, tmp_path):
+    checkpoint, denoiser, folder = saved
+    top = load(tiny[1], adapter=folder)
+    assert top.name == "tiny+smoke" and top.adapter.made == {"steps": 3} and top.adapter.base.name == "tiny"
+    assert torch.equal(said(top.denoiser()), said(denoiser))
+    assert torch.equal(top.denoiser().adapter.confidence.weight, denoiser.adapter.confidence.weight)
+    assert not torch.equal(said(top.denoiser()), said(checkpoint.denoiser()))
+    whole = load(top.save(tmp_path / "whole"))
+    assert whole.name == "whole" and torch.equal(said(whole.denoiser()), said(denoiser))
+    memory = Checkpoint.of(denoiser, "m", checkpoint.tokenizer, checkpoint.facts)
+    assert torch.equal(said(load(memory.save(tmp_path / "memory")).denoiser()), said(denoiser))
+    assert torch.equal(said(memory.denoiser()), said(denoiser))
+    with pytest.raises(ValueError, match="has an adapter already"):
+        whole.with_adapter(folder)
+    with pytest.raises(ValueError, match="in memory only"):
+        memory.save_adapter(tmp_path / "a", denoiser, memory.facts)
+    with pytest.raises(ValueError, match="no adapter to save"):
+        checkpoint.save_adapter(tmp_path / "a", checkpoint.denoiser(), checkpoint.facts)
+
+
+def test_ar_text_is_the_bases_and_all_ways_to_decode_run(saved, tiny):
+    checkpoint, _, folder = saved
+    base, top = mz.Engine(checkpoint), mz.Engine(load(tiny[1], adapter=folder))
+    ask = {"prompt": "the", "raw": True, "max_tokens": 12}
+    want = base.generate(mz.Request(**ask, decode="ar"))[0].ids
+    for decode, draft in (("ar", "random"), ("verified", "self"), ("verified", "self-two-call")):
+        assert top.generate(mz.Request(**ask, decode=decode, draft=draft))[0].ids == want
+    top.generate(mz.Request(**ask, decode="diffusion"))
+
+
+def test_another_base_is_refused(saved, tiny, tmp_path):
+    _, _, folder = saved
+    other = load(tiny[1]).save(tmp_path / "other", torch.bfloat16)
+    with pytest.raises(CheckpointError, match="trained on 'tiny'"):
+        load(other, adapter=folder)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
+def test_peft_reads_what_we_write(saved, tiny):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    _, denoiser, folder = saved
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny[1], dtype=torch.float32), folder)
+    ours = learnt(load(tiny[1]), gate="all", canvas=False, control_ids=(), confidence=False)
+    ours.adapter.load((n, t) for n, t in denoiser.adapter.tensors().items() if "lora" in n)
+    with torch.inference_mode():
+        want = theirs(TOKENS).logits
+        got = ours.read(TOKENS, torch.tensor([24, 24]), ours.new_cache(2, 24), every=True).logits
+    assert (want - got).abs().max() < 1e-4
+    assert (want - load(tiny[1]).denoiser().read(TOKENS, torch.tensor([24] * 2), ours.new_cache(2, 24), every=True).logits
+            ).abs().max() > 1e-2  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], [name.split(".")[1] for name in TARGETS]])
+def test_we_read_what_peft_writes(tiny, tmp_path, targets):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=3, lora_alpha=12, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+    theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny[1], dtype=torch.float32), config).eval()
+    for name, weight in theirs.named_parameters():
+        if "lora_" in name:
+            weight.data *= 0.2  # so that two orders of summation agree to five digits
+    theirs.save_pretrained(tmp_path / "lora")
+    found = load(tiny[1], adapter=tmp_path / "lora")
+    assert found.adapter.gate == "all" and found.facts == load(tiny[1]).facts
+    ours = found.denoiser()
+    with torch.inference_mode():
+        want = theirs(TOKENS).logits
+        got = ours.read(TOKENS, torch.tensor([24, 24]), ours.new_cache(2, 24), every=True).logits
+    assert (want - got).abs().max() < 1e-4
+
+
+def test_the_key_layout_is_pefts(saved):
+    """As peft documents it: base_model.model.<module>.lora_A.weight, and modules named by their last part."""
+    from safetensors.torch import load_file
+
+    _, _, folder = saved
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert tensors["base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"].shape == (4, 64)
+    assert tensors["base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight"].shape == (16, 4)
+    assert len(tensors) == 2 * 2 * 7
+    table = json.loads((folder / "adapter_config.json").read_text())
+    assert (
+        table["peft_type"] == "LORA"
+        and table["r"] == 4
+        and table["lora_alpha"] == 8
+        and "q_proj" in table["target_modules"]
+    )
+    ours = json.loads((folder / "mezzotint.json").read_text())
+    assert ours["gate"] == "canvas" and len(ours["base"]["sha256"]) == 64 and ours["controls"] == list(CONTROL)
+
+
+@pytest.mark.parametrize("file, change, problem", [
+    ("adapter_config.json", {"use_dora": True}, "use_dora"), ("adapter_config.json", {"peft_type": "IA3"}, "IA3"),
+    ("adapter_config.json", {"r": "4"}, "expected numbers"), ("adapter_config.json", {"r": 5}, r"expected \(5, 32\)"),
+    ("adapter_config.json", {"r": 5000}, "rank is 5000"), ("adapter_config.json", {"rank_pattern": {"q": 1}}, "rank_pattern"),
+    ("mezzotint.json", {"gate": "open"}, "'open'"), ("mezzotint.json", {"more": 1}, "'more'"),
+    ("mezzotint.json", {"base": {"name": "x"}}, "name and sha256"), ("mezzotint.json", {"controls": ["NOISE"]}, "NOISE"),
+    ("mezzotint.json", {"controls": []}, "no place for it"), ("mezzotint.json", {"facts": {"shift": 7}}, "shift is 7"),
+])  # fmt: skip
+def test_broken_adapters_are_named(saved, tiny, tmp_path, file, change, problem):
+    import shutil
+
+    _, _, folder = saved
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    table = json.loads((broken / file).read_text())
+    (broken / file).write_text(json.dumps(table | change))
+    with pytest.raises(CheckpointError, match=problem):
+        load(tiny[1], adapter=broken)
+
+
+def test_missing_files_are_named(saved, tiny, tmp_path):
+    import shutil
+
+    _, _, folder = saved
+    for name, problem in (
+        ("adapter_config.json", "missing"), ("adapter_model.safetensors", "missing"), ("canvas.safetensors", "canvas."),
+    ):  # fmt: skip
+        broken = shutil.copytree(folder, tmp_path / name)
+        (broken / name).unlink()
+        with pytest.raises(CheckpointError, match=problem):
+            load(tiny[1], adapter=broken)
+    with pytest.raises(ValueError, match="no adapter folder"):
+        load(tiny[1], adapter=tmp_path / "nowhere")
+    (tmp_path / "adapter_config.json" / "adapter_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="expected an object"):
+        read_adapter(tmp_path / "adapter_config.json")

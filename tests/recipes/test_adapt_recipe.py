@@ -1,0 +1,188 @@
+"""Adapting and fine-tuning end to end on the small model that is shipped: learnt, saved, loaded, continued, reported."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import mezzotint as mz
+from mezzotint.cli import app
+from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
+from mezzotint.train.adapt import Example, Stage
+from mezzotint.train.rows import examples_of, read_examples
+
+TEXTS = [f"{name} has a {colour} ball. {name} takes the {colour} ball home."
+         for name in ("Mia", "Ben", "Ada", "Tom") for colour in ("red", "blue", "green", "black")]  # fmt: skip
+QUICK = Adaptation(
+    "quick", max_steps=6, rank=4, canvas_length=8, count=4, stages=(Stage(sizes={8: 1.0}),), held_out=60, prompts=2,
+    draft_length=4, learning_rate=3e-3, warmup=1, bfloat16=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return mz.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def text(tiny):
+    examples = [Example([], tiny.tokenizer.encode(text), free=True) for text in TEXTS]
+    return Corpus(examples[:12], examples[12:])
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny, text, tmp_path_factory):
+    """(the report, the adapter's folder)."""
+    out = tmp_path_factory.mktemp("adapt") / "quick"
+    return run(tiny, text, QUICK, out), out
+
+
+def test_an_adapter_is_learnt_saved_and_leaves_the_base_as_it_is(adapted, tiny):
+    report, out = adapted
+    assert (
+        report["ar_bit_equal"] is True
+        and report["steps"] == 6
+        and json.loads((out / "report.json").read_text()) == report
+    )
+    for level in ("t=0.5", "t=1"):
+        assert report["after"]["canvas_nats"][level] < report["before"]["canvas_nats"][level] - 0.02
+    assert (
+        report["after"]["accepted_per_round"] >= 1
+        and report["after"]["hidden_tokens"] == report["before"]["hidden_tokens"] > 60
+    )
+    top = mz.load("tiny", adapter=out)
+    assert top.adapter.made["configuration"] == "quick" and top.facts == tiny.facts and top.name == "tiny+quick"
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(top.weights(), tiny.weights(), strict=True))
+    assert mz.Engine(top).generate(mz.Request("Mia has", raw=True, decode="diffusion", max_tokens=8))[0].ids
+
+
+def test_a_run_goes_on_from_an_adapter_and_repeats(adapted, tiny, text, tmp_path):
+    report, out = adapted
+    more = run(mz.load("tiny", adapter=out), text, QUICK, tmp_path / "more")
+    assert more["before"] == report["after"]
+    assert mz.load("tiny", adapter=tmp_path / "more").adapter.base.name == "tiny"
+    again = run(tiny, text, QUICK, tmp_path / "again")
+    assert again["after"] == report["after"] and again["last_loss"] == report["last_loss"]
+
+
+def test_all_weights_can_learn_instead(tiny, text, tmp_path):
+    settings = dataclasses.replace(QUICK, full=True, learning_rate=1e-3)
+    report = run(tiny, text, settings, tmp_path / "full")
+    assert (
+        report["ar_bit_equal"] is False
+        and report["after"]["canvas_nats"]["t=1"] < report["before"]["canvas_nats"]["t=1"]
+    )
+    loaded = mz.load(tmp_path / "full")
+    assert loaded.adapter is None and loaded.facts == tiny.facts and loaded.config == tiny.config
+
+
+def test_minutes_hold_measuring_too(tiny, text, tmp_path):
+    with pytest.raises(ValueError, match="measuring takes"):
+        run(tiny, text, dataclasses.replace(QUICK, minutes=1e-4, max_steps=None), tmp_path / "x")
+    with pytest.raises(FileExistsError):
+        run(tiny, text, QUICK, tmp_path)
+    with pytest.raises(ValueError, match="no text in held_out"):
+        run(tiny, Corpus(text.train, []), QUICK, tmp_path / "y")
+    with pytest.raises(ValueError, match="no end"):
+        Adaptation("x")
+
+
+def test_configurations_can_be_made_and_differ_in_numbers_only():
+    made = {name: make() for name, make in CONFIGURATIONS.items()}
+    assert list(made) == ["cpu-smoke", "gpu-30min", "gpu-2b"] and all(s.name == name for name, s in made.items())
+    assert made["gpu-2b"] == dataclasses.replace(made["gpu-30min"], name="gpu-2b", minutes=240)
+
+
+def test_without_a_data_folder_the_standard_library_is_learnt_split_by_file(tiny):
+    found = corpus(None, tiny.tokenizer, 64, 60)
+    assert len(found.train) > 100 and found.held_out and all(e.free and 16 <= len(e.text) <= 64 for e in found.train)
+    assert not {tuple(e.text) for e in found.train} & {tuple(e.text) for e in found.held_out}
+
+
+class Spelling:
+    """A tokenizer whose ids are code points and whose chat template is a letter a turn."""
+
+    chat_template = "x"
+
+    def encode(self, text):
+        return [ord(c) for c in text]
+
+    def chat(self, messages):
+        return self.encode("".join(m["role"][0] + m["content"] for m in messages) + ">")
+
+
+def test_rows_become_examples():
+    def of(row, tokenizer=Spelling()):  # noqa: B008
+        return [("".join(map(chr, e.context)), "".join(map(chr, e.text)), e.draft and "".join(map(chr, e.draft)))
+                for e in examples_of(row, tokenizer, 100)]  # fmt: skip
+
+    talk = [("user", "A"), ("assistant", "B"), ("user", "C"), ("assistant", "D")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    assert of({"messages": messages}) == [("uA>", "B", None), ("uAaBuC>", "D", None)]
+    assert of({"prompt": "2+2=", "completion": "4"}) == [("2+2=", "4", None)]
+    edit = {"input": "teh", "output": "the", "instruction": "Fix"}
+    assert of(edit) == [("uFix\n\nteh>", "the", None), ("uFix\n\nteh>", "the", "teh")]
+    assert of({"input": "teh", "output": "the"})[0][0] == "uFix the errors.\n\nteh>"
+
+
+@pytest.mark.parametrize("row, problem", [
+    ({"text": "a"}, "has text; expected"), ({"prompt": "a", "completion": 3}, "completion is 3"), ({}, "has nothing"),
+    ({"prompt": "a", "completion": " "}, "completion is ' '"), ({"messages": "x"}, "not a list"),
+    ({"messages": [{"role": "user", "content": "a"}]}, "no answer"), ({"messages": [{"role": "bot", "content": "a"}]}, "'bot'"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "assistant begins"),
+    ({"input": "a", "output": None}, "output is None"),
+    ({"prompt": "a" * 90, "completion": "b" * 20}, r"has 90 \+ 20 \+ 1 tokens; at most 100"),
+])  # fmt: skip
+def test_bad_rows_are_named_by_line(tmp_path, row, problem):
+    good = {"prompt": "a", "completion": "b"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, [good, row, good])))
+    with pytest.raises(ValueError, match="line 2: .*" + problem):
+        read_examples(file, Spelling(), 100)
+
+
+def test_rows_are_held_out_whole(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"input": f"a{n}", "output": f"b{n}"}) for n in range(200)))
+    learn, measure = read_examples(file, Spelling(), 100)
+    assert len(learn) + len(measure) == 400 and 10 < len(measure) / 2 < 32
+    assert not {tuple(e.text) for e in learn} & {tuple(e.text) for e in measure}
+    file.write_text(json.dumps({"input": "a", "output": "b"}))
+    with pytest.raises(ValueError, match="at least 2"):
+        read_examples(file, Spelling(), 100)
+    file.write_text('{"input": "a"\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_examples(file, Spelling(), 100)
+
+
+def test_the_commands(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps({"input": t.replace("ball", "bal"), "output": t}) for t in TEXTS))
+    quick = [x for s in ("max_steps=2", "minutes=none", "held_out=40", "prompts=0", "rank=4") for x in ("--set", s)]
+    ask = ["finetune", str(rows), "--model", "tiny", "--out", str(tmp_path / "mine"), *quick]
+    result = CliRunner().invoke(app, ask)
+    assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "mine"), result.output
+    assert "12 held" not in result.stderr and "AR logits bit-equal: True" in result.stderr
+    said = CliRunner().invoke(
+        app, ["generate", "Mia has", "--model", "tiny", "--adapter", str(tmp_path / "mine"), "--max-tokens", "8"]
+    )
+    plain = CliRunner().invoke(app, ["generate", "Mia has", "--model", "tiny", "--max-tokens", "8"])
+    assert said.exit_code == 0 and said.stdout == plain.stdout  # verified: the base's own text
+    for arguments, problem in (
+        (ask, "exists"), (["adapt", "gpu"], "known: cpu-smoke"), (["finetune", "none.jsonl"], "no file 'none.jsonl'"),
+        ([*ask[:5], str(tmp_path / "z"), "--set", "rnk=3"], "'rank'"),
+    ):  # fmt: skip
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2 and problem in result.stderr, result.output
+    monkeypatch.delenv("MEZZOTINT_DATA", raising=False)
+    result = CliRunner().invoke(
+        app, ["adapt", "--model", "tiny", "--out", str(tmp_path / "a"), "--json", "--set", "texts=60", *quick]
+    )
+    assert result.exit_code == 0 and json.loads(result.stdout)["configuration"] == "cpu-smoke"
+
+
+def test_edits_are_learnt_where_there_are_edits():
+    assert finetuning(1.0).stages[0].edits == 0 and finetuning(1.0, edits=True).stages[0].edits > 0
+    assert finetuning(1.0, full=True).learning_rate < finetuning(1.0).learning_rate
