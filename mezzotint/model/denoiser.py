@@ -138,7 +138,7 @@ class Denoiser(nn.Module):
             about = about.gather(1, want)
         hidden = self.norm(x)
         if not logits:
-            return Prediction(hidden[..., :0], about, hidden)
+            return Prediction(hidden.new_empty(*about.shape, 0), about, hidden)
         head = self.embedding.weight if self.head is None else self.head.weight
         return Prediction(F.linear(hidden, head), about, hidden)
 

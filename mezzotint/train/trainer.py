@@ -287,7 +287,9 @@ class Trainer:
         """Move the weights by the summed gradient over `total`; -> its norm. Nothing moves if that is not finite."""
         r = self.recipe.optimizer
         grads = [p.grad for p in self.weights.values() if p.grad is not None]
-        torch._foreach_div_(grads, total)
+        torch._foreach_div_(
+            grads, total / (self.ranks.size if self.recipe.shard else 1)
+        )  # FSDP2 gives means over ranks
         norm = float(full(torch.nn.utils.clip_grad_norm_(self.weights.values(), r.clip)))
         if norm - norm != 0:
             return norm

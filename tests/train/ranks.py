@@ -125,10 +125,10 @@ def sharded(top: Path) -> dict:
             for progress in trainer.run():
                 if progress.step + 2 == stop:
                     trainer.signal = signal.SIGTERM
-            weights = {n: t.tolist() for n, t in trainer.denoiser.slots().items()}
+            weights, found = {n: t.tolist() for n, t in trainer.denoiser.slots().items()}, hash_of(trainer)
             if ranks.first:
                 put(top, f"{name}-weights", weights)
-                put(top, f"{name}-end", [begin, hash_of(trainer)])
+                put(top, f"{name}-end", [begin, found])
 
         return work
 
