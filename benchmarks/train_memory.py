@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ARMS = ("two streams", "ar", "transformers ar")
-STEPS = 3
+STEPS = 2
 
 
 def _status(key: str) -> int:
@@ -56,9 +56,14 @@ def measure(arm: str, rows: int, length: int, vocabulary: int, bfloat16: bool) -
 
         network = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocabulary, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8,
-                max_position_embeddings=2 * length, tie_word_embeddings=True,
-            )  # fmt: skip
+                vocab_size=vocabulary,
+                hidden_size=256,
+                intermediate_size=688,
+                num_hidden_layers=6,
+                num_attention_heads=8,
+                max_position_embeddings=2 * length,
+                tie_word_embeddings=True,
+            )
         )
         optimizer = torch.optim.AdamW(network.parameters())
 
@@ -101,8 +106,12 @@ def main() -> None:
     found = {}
     for arm in ARMS:
         command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
-        found[arm] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    print(f"rows {args.rows}, positions a row {2 * args.length}, vocabulary {args.vocabulary}, 6 layers of width 256, AdamW")
+        found[arm] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        )
+    print(
+        f"rows {args.rows}, positions a row {2 * args.length}, vocabulary {args.vocabulary}, 6 layers of width 256, AdamW"
+    )
     print(f"{'arm':<16} {'MB of a step':>14} {'two streams / it':>18}")
     for arm in ARMS:
         ratio = found["two streams"]["step"] / found[arm]["step"]

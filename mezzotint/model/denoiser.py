@@ -11,7 +11,7 @@ i + 1, as in any AR checkpoint that has not learnt otherwise; `denoise` undoes i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from mezzotint.model.layers import Block, rotary_tables
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 
 class Prediction(NamedTuple):
     """logits `[B, W, V]` of the wanted places; `about` int64 `[B, W]`, the position each row of them concerns."""
@@ -33,6 +36,8 @@ class Prediction(NamedTuple):
 
 
 class Denoiser(nn.Module):
+    flexible = False  # FlexAttention instead of a dense mask: for long passes without a cache, on a GPU
+
     def __init__(self, config: ModelConfig, shift: int = 0) -> None:
         super().__init__()
         if shift not in (0, 1):
@@ -118,14 +123,14 @@ class Denoiser(nn.Module):
             raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
-        keys = places if cache is None else cache.places(places)
-        seen = visible.dense(places, keys)  # [B, T, S]
-        seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
-        mask = (
-            None
-            if bool(seen.all())
-            else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
-        )
+        mask: BlockMask | Tensor | None
+        if self.flexible and cache is None:
+            mask = visible.block_mask(places)
+        else:
+            seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
+            seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
+            group = self.config.num_heads // self.config.num_kv_heads
+            mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, group, 1)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role

@@ -8,12 +8,19 @@ What is not obvious:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache as once
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache
 from mezzotint.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -30,6 +37,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
+@once
+def flex(compiled: bool) -> Callable[..., Any]:
+    """FlexAttention (arXiv 2412.05496): skips blocks of the table that nobody sees; without compiling it only checks."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,9 +54,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.num_heads * config.head_size, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int, cache: KVCache | None
     ) -> Tensor:
-        """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]` or None when everyone sees everyone. -> `[B, T, D]`"""
+        """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask. -> `[B, T, D]`"""
         rows, count, _ = x.shape
         kv_heads, group = self.num_kv_heads, self.num_heads // self.num_kv_heads
         qkv = self.qkv(x).view(rows, count, -1, self.head_size)
@@ -50,6 +65,9 @@ class Attention(nn.Module):
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, H]
         if cache is not None:
             k, v = cache.view(layer, k, v)  # [B, K, S, H]
+        if mask is not None and not isinstance(mask, Tensor):
+            mixed = flex(q.is_cuda)(q.transpose(1, 2), k, v, block_mask=mask, enable_gqa=group > 1)  # [B, Q, T, H]
+            return self.out(mixed.transpose(1, 2).reshape(rows, count, -1))
         q = q.view(rows, count, kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
         q = q.reshape(rows, kv_heads, group * count, self.head_size)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -77,7 +95,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int, cache: KVCache | None
     ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache)
         return x + self.mlp(self.mlp_norm(x))

@@ -134,7 +134,8 @@ class Trainer:
         ema = recipe.optimizer.ema
         self.average = None if ema is None else {name: p.detach().clone() for name, p in self.weights.items()}
         self.optimizers = self._optimizers()
-        self.compiled = recipe.compile
+        denoiser.flexible = ranks.device.type == "cuda"
+        self.compiled = recipe.compile or denoiser.flexible
         if recipe.compile:
             for block in denoiser.blocks:
                 block.compile()
@@ -273,7 +274,7 @@ class Trainer:
         self.say(f"out of memory: micro-batches are computed in {self.at.pieces} pieces from now on")
 
     def _do_without_compiling(self, error: Exception) -> None:
-        self.compiled = False
+        self.compiled = self.denoiser.flexible = False
         for block in self.denoiser.blocks:
             block._compiled_call_impl = None
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -342,6 +343,7 @@ class Trainer:
         if recipe.shard:
             gather_weights(self.denoiser)
         self.denoiser.eval().requires_grad_(False)
+        self.denoiser.flexible = False
 
     def _agree(self, due: bool, seconds: float) -> tuple[float, bool, float, float]:
         """What all ranks do next: a signal that any got; the first one's clock, and the plan by it."""
