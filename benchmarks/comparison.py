@@ -176,7 +176,14 @@ def run(name: str, seed: int, positions: int, text: Text, rows: int, count: int)
     arm = ARMS[name]
     process = arm.noise(len(text.characters)) if arm.noise else None
     steps = positions // (ROWS * LENGTH)
-    recipe = Recipe(name, config(len(text.characters)), max_steps=steps, seed=seed, optimizer=Optimizer(learning_rate=6e-3), bfloat16=False)
+    recipe = Recipe(
+        name,
+        config(len(text.characters)),
+        max_steps=steps,
+        seed=seed,
+        optimizer=Optimizer(learning_rate=6e-3),
+        bfloat16=False,
+    )
     denoiser = initialise(recipe.config, seed)
     began = time.process_time()
     trainer = Trainer(denoiser, recipe, batches_of(arm, process, text.train, seed), loss_for(process))

@@ -79,7 +79,9 @@ class Bench:
             return corruption.blocks(rows.draw(8, generator), self.end, SIZE, draws, generator, ar=0.3)
 
         student = copy.deepcopy(self.judge)
-        recipe = Recipe("distil tiny", student.config, max_steps=steps, optimizer=Optimizer(learning_rate=1e-3), bfloat16=False)
+        recipe = Recipe(
+            "distil tiny", student.config, max_steps=steps, optimizer=Optimizer(learning_rate=1e-3), bfloat16=False
+        )
         began = time.process_time()
         for progress in distill(
             student, recipe, batches, self.process.mask_id or 0, 16, rounds=rounds, banned=self.banned

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from mezzotint.model.layers import PLAIN, Block, rotary_tables
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 
 class Prediction(NamedTuple):
     """logits `[B, W, V]` of the wanted places; `about` int64 `[B, W]`, the position each row of them concerns."""
@@ -37,6 +40,8 @@ class Prediction(NamedTuple):
 
 
 class Denoiser(nn.Module):
+    flexible = False  # FlexAttention instead of a dense mask: for long passes without a cache, on a GPU
+
     def __init__(self, config: ModelConfig, shift: int = 0) -> None:
         super().__init__()
         if shift not in (0, 1):
@@ -193,14 +198,14 @@ class Denoiser(nn.Module):
         """`forward` up to the last block: `[B, T, D]`, before the final norm."""
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
-        keys = places if cache is None else cache.places(places)
-        seen = visible.dense(places, keys)  # [B, T, S]
-        seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
-        mask = (
-            None
-            if bool(seen.all())
-            else seen[:, None].repeat(1, 1, self.config.num_heads // self.config.num_kv_heads, 1)
-        )
+        mask: BlockMask | Tensor | None
+        if self.flexible and cache is None:
+            mask = visible.block_mask(places)
+        else:
+            seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
+            seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
+            group = self.config.num_heads // self.config.num_kv_heads
+            mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, group, 1)
         adapter = self.adapter
         gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]

@@ -9,7 +9,8 @@ What is not obvious:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache as once
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -31,6 +35,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x `[B, T, heads, H]`; cos and sin `[B, T, 1, H]`."""
     low, high = x.chunk(2, -1)
     return x * cos + torch.cat((-high, low), -1) * sin
+
+
+@once
+def flex(compiled: bool) -> Callable[..., Any]:
+    """FlexAttention (arXiv 2412.05496): skips blocks of the table that nobody sees; without compiling it only checks."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention
 
 
 Term = Callable[[Tensor, Tensor], Tensor]  # (W x, x) -> W x and what an adapter adds to it
@@ -61,16 +73,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.num_heads * config.head_size, config.width, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        layer: int,
-        cache: KVCache | Recorded | None,
-        terms: Terms = PLAIN,
-    ) -> Tensor:
-        """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]` or None when everyone sees everyone. -> `[B, T, D]`"""
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
+        cache: KVCache | Recorded | None, terms: Terms = PLAIN,
+    ) -> Tensor:  # fmt: skip
+        """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask. -> `[B, T, D]`"""
         rows, count, _ = x.shape
         kv_heads, group = self.num_kv_heads, self.num_heads // self.num_kv_heads
         qkv = terms.qkv(self.qkv(x), x).view(rows, count, -1, self.head_size)
@@ -79,11 +85,15 @@ class Attention(nn.Module):
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, H]
         if cache is not None:
             k, v = cache.view(layer, k, v)  # [B, K, S, H]
-        q = q.view(rows, count, kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
-        q = q.reshape(rows, kv_heads, group * count, self.head_size)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed = mixed.view(rows, kv_heads, group, count, self.head_size).permute(0, 3, 1, 2, 4)
-        mixed = mixed.reshape(rows, count, -1)
+        if mask is not None and not isinstance(mask, Tensor):
+            mixed = flex(q.is_cuda)(q.transpose(1, 2), k, v, block_mask=mask, enable_gqa=group > 1)  # [B, Q, T, H]
+            mixed = mixed.transpose(1, 2).reshape(rows, count, -1)
+        else:
+            q = q.view(rows, count, kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
+            q = q.reshape(rows, kv_heads, group * count, self.head_size)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            mixed = mixed.view(rows, kv_heads, group, count, self.head_size).permute(0, 3, 1, 2, 4)
+            mixed = mixed.reshape(rows, count, -1)
         return terms.out(self.out(mixed), mixed)
 
 
@@ -108,8 +118,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, layer: int, cache: KVCache | Recorded | None,
-        terms: Terms = PLAIN, modulation: Tensor | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
+        cache: KVCache | Recorded | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """modulation `[6, B, 1, D]`: shift, scale, gate of the attention, then of the MLP (AdaLN); None changes nothing."""
         if modulation is None:

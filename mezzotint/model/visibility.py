@@ -15,10 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 CLEAN, CANVAS, SHADOW = 0, 1, 2
 
@@ -107,6 +110,17 @@ class Visibility:
             return self.allowed(Places(*(x[b, q_idx] for x in q)), Places(*(x[b, kv_idx] for x in k)))
 
         return mask_mod
+
+    def block_mask(self, places: Places) -> BlockMask:
+        """The rule over T places themselves, for FlexAttention. Padding sees everything, as in a dense pass."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        rule, (rows, count) = self.flex(places, places), places.position.shape
+
+        def mask_mod(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+            return rule(b, h, q_idx, kv_idx) | ~places.valid[b, q_idx]
+
+        return create_block_mask(mask_mod, rows, None, count, count, device=places.position.device)
 
 
 def full() -> Visibility:

@@ -163,7 +163,7 @@ def join(timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
 
 def shard(denoiser: Denoiser, ranks: Ranks) -> None:
-    """FSDP2: each block's weights and the rest are split over the ranks, gathered when computed, gradients summed."""
+    """FSDP2: each block's weights and the rest are split over the ranks, gathered when computed, gradients averaged."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -172,9 +172,7 @@ def shard(denoiser: Denoiser, ranks: Ranks) -> None:
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     for block in denoiser.blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(denoiser, mesh=mesh).set_gradient_divide_factor(1.0)
-    for block in denoiser.blocks:
-        block.set_gradient_divide_factor(1.0)  # type: ignore[operator]  # an FSDPModule now
+    fully_shard(denoiser, mesh=mesh)
 
 
 def gather_weights(denoiser: Denoiser) -> None:

@@ -154,7 +154,10 @@ def _finish(part: Path, place: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _manifest(files: Mapping[str, Any]) -> bytes:
-    return json.dumps({"format": FORMAT, "files": files}, indent=1, sort_keys=True).encode()
+    """Its own digest stands in it, so that a damaged manifest is not taken for damaged files."""
+    text = json.dumps(files, indent=1, sort_keys=True)
+    own = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"format": FORMAT, "files": files, "sha256": own}, indent=1, sort_keys=True).encode()
 
 
 def _sha256(path: Path) -> str:
@@ -179,8 +182,7 @@ def verify(place: Path) -> dict[str, Any]:
     manifest = place / MANIFEST
     try:
         raw = manifest.read_bytes()
-        table = json.loads(raw)
-        files = table["files"]
+        files = json.loads(raw)["files"]
         expected = _manifest(files)
     except OSError as error:
         raise CheckpointError(manifest, "manifest", str(error.strerror).lower()) from None

@@ -134,7 +134,8 @@ class Trainer:
         ema = recipe.optimizer.ema
         self.average = None if ema is None else {name: p.detach().clone() for name, p in self.weights.items()}
         self.optimizers = self._optimizers()
-        self.compiled = recipe.compile
+        denoiser.flexible = ranks.device.type == "cuda"
+        self.compiled = recipe.compile or denoiser.flexible
         if recipe.compile:
             for block in denoiser.blocks:
                 block.compile()
@@ -273,7 +274,7 @@ class Trainer:
         self.say(f"out of memory: micro-batches are computed in {self.at.pieces} pieces from now on")
 
     def _do_without_compiling(self, error: Exception) -> None:
-        self.compiled = False
+        self.compiled = self.denoiser.flexible = False
         for block in self.denoiser.blocks:
             block._compiled_call_impl = None
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -287,7 +288,9 @@ class Trainer:
         """Move the weights by the summed gradient over `total`; -> its norm. Nothing moves if that is not finite."""
         r = self.recipe.optimizer
         grads = [p.grad for p in self.weights.values() if p.grad is not None]
-        torch._foreach_div_(grads, total)
+        torch._foreach_div_(
+            grads, total / (self.ranks.size if self.recipe.shard else 1)
+        )  # FSDP2 gives means over ranks
         norm = float(full(torch.nn.utils.clip_grad_norm_(self.weights.values(), r.clip)))
         if norm - norm != 0:
             return norm
@@ -340,6 +343,7 @@ class Trainer:
         if recipe.shard:
             gather_weights(self.denoiser)
         self.denoiser.eval().requires_grad_(False)
+        self.denoiser.flexible = False
 
     def _agree(self, due: bool, seconds: float) -> tuple[float, bool, float, float]:
         """What all ranks do next: a signal that any got; the first one's clock, and the plan by it."""

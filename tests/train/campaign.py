@@ -62,9 +62,7 @@ def trainer_of(folder, ranks, overrides=(), **options):
 
 
 def hash_of(trainer) -> str:
-    return digest(
-        {name.removeprefix("model."): t for name, t in trainer.tensors().items() if name.startswith("model.")}
-    )
+    return digest({name: full(t) for name, t in trainer.weights.items()})
 
 
 def free_port() -> int:
@@ -85,15 +83,11 @@ def start(work, size: int = 1, timeout: float = 60, sharding: bool = False) -> l
             continue
         code = 99
         try:
-            os.environ.update(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(size),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-            )
+            if size > 1 or sharding:
+                address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), **address)
             torch.set_num_threads(1)
-            with join(timeout=20) as ranks:
+            with join(timeout) as ranks:
                 code = work(ranks) or 0
         except BaseException as error:
             code = getattr(error, "exit_code", 1)

@@ -111,6 +111,18 @@ def test_the_loss_never_holds_all_logits():
     assert largest == max(16, CONFIG.width) < (batch.weight != 0).sum()
 
 
+@pytest.mark.filterwarnings("ignore:.*flex_attention")
+def test_flex_attention_computes_the_same_pass():
+    """The GPU's path, uncompiled and forward only, which is all that a CPU can do of it."""
+    config = dataclasses.replace(CONFIG, num_heads=4, num_kv_heads=2)
+    network, batch = initialise(config, 0), make_batches()(1)
+    assert not batch.places.valid.all()
+    with torch.no_grad():
+        dense = loss_of(network, batch).item()
+        network.flexible = True
+        assert loss_of(network, batch).item() == pytest.approx(dense, rel=1e-5)
+
+
 def test_a_batch_in_parts_is_the_same_batch():
     batch, whole = make_batches()(3), make_batches()
     parts = [whole(3, part, 3) for part in range(3)]
