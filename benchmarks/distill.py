@@ -4,7 +4,7 @@
 
 A canvas of 32 tokens follows the first 16 of each held-out document, decoded greedily, the surest first, in 32, 16, 8, 4 and 2
 calls. Distillation goes from 16 calls to 8, then from 8 to 4, on other documents' text. The judge of a text is the causal pass
-of the undistilled weights, nats a token up to the first <end>; since texts that say little please it, unigram entropy and repetition
+of the undistilled weights, nats a token up to the first <end>; texts that say little please it, so unigram entropy and repetition
 stand beside it. `agrees`: tokens equal to what the undistilled model writes one token a call. Needs MEZZOTINT_DATA.
 """
 
