@@ -4,7 +4,7 @@
 
 A canvas of 32 tokens follows the first 16 of each held-out document, decoded greedily, the surest first, in 32, 16, 8, 4 and 2
 calls. Distillation goes from 16 calls to 8, then from 8 to 4, on other documents' text. The judge of a text is the causal pass
-of the undistilled weights, nats a token up to the first <end>; since few-token texts please it, unigram entropy and repetition
+of the undistilled weights, nats a token up to the first <end>; texts that say little please it, so unigram entropy and repetition
 stand beside it. `agrees`: tokens equal to what the undistilled model writes one token a call. Needs MEZZOTINT_DATA.
 """
 
@@ -121,9 +121,9 @@ def main() -> None:
             gains.append(
                 [f"student at {calls}, undistilled at {other} ({what})", mean(apart), f"{low:.3f} to {high:.3f}"]
             )
-    law = pad_rows([row[PROMPT : PROMPT + SIZE] for row in held], bench.end)
-    real, valid = law
-    nats = autoregressive_nll(bench.judge, torch.cat((bench.prompts, real), 1))[:, PROMPT - 1 :]
+    real, valid = pad_rows([row[PROMPT : PROMPT + SIZE] for row in held], bench.end)
+    with torch.inference_mode():
+        nats = autoregressive_nll(bench.judge, torch.cat((bench.prompts, real), 1))[:, PROMPT - 1 :]
     truth = float((nats * valid).sum() / valid.sum())
     head = [
         "",
