@@ -1039,8 +1039,9 @@ def _adapted(
     for when in ("before", "after"):
         found = report[when]
         nats = ", ".join(f"{value:.3f} nats at {level}" for level, value in found["canvas_nats"].items())
-        rounds = found["accepted_per_round"]
-        _note(f"{when}: {nats}" + (f", {rounds:.2f} tokens accepted a round" if rounds else ""))
+        more = {"accepted_per_round": "tokens accepted a round", "causal_nats": "nats a token as AR"}
+        nats += "".join(f", {found[key]:.2f} {what}" for key, what in more.items() if found[key] is not None)
+        _note(f"{when}: {nats}")
     _note(f"{report['steps']} steps in {report['train_seconds']:.0f} s; AR logits bit-equal: {report['ar_bit_equal']}")
     print(out)
 

@@ -189,7 +189,7 @@ class Denoiser(nn.Module):
             x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
             about, role = about.gather(1, want), role.gather(1, want)
         hidden = self.norm(x)
-        return Prediction(self.speak(hidden, role) if logits else hidden[..., :0], about, hidden)
+        return Prediction(self.speak(hidden, role) if logits else hidden.new_empty(*about.shape, 0), about, hidden)
 
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None,

@@ -1,7 +1,8 @@
 """`adapt`: an AR checkpoint learns to denoise. `finetune`: any checkpoint learns a user's own rows.
 
     adapter    the base is frozen and teaches; what is learnt is an adapter that acts on the canvas alone
-    full       all weights learn, the clean stream with the causal loss beside the canvas
+    gate=all   the pairs act and learn at every place: AR text changes too
+    full       all weights learn, the clean stream with the causal loss beside the canvas, as under gate=all
 
 One function, `run`, does both: measure held-out text, train, save, measure again. The configurations differ in numbers
 only. The canvas loss is the mean cross-entropy of hidden tokens at a level, in nats, always on the same tokens and masks.
@@ -27,9 +28,18 @@ from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.layers import Block
 from mezzotint.sampler.speculate import SelfSpeculation
-from mezzotint.train.adapt import CanvasLoss, Example, Ids, Stage, held_out_nats, make_batches
+from mezzotint.train.adapt import (
+    CanvasLoss,
+    Example,
+    Ids,
+    Stage,
+    causal_nats,
+    held_out_nats,
+    make_batches,
+    two_stream_loss,
+)
 from mezzotint.train.data import held_out, read_rows
-from mezzotint.train.loss import Loss, loss_of
+from mezzotint.train.loss import Loss
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
@@ -51,6 +61,7 @@ class Adaptation:
     minutes: float | None = None
     max_steps: int | None = None
     full: bool = False
+    gate: str = "canvas"
     rank: int = 32
     shift: int = 1
     canvas_length: int = 12
@@ -80,7 +91,11 @@ class Adaptation:
 
     def adapter(self, ids: Ids) -> AdapterConfig:
         return AdapterConfig(
-            self.rank, 2.0 * self.rank, control_ids=tuple(ids.control.values()), confidence=self.confidence > 0
+            self.rank,
+            2.0 * self.rank,
+            self.gate,
+            control_ids=tuple(ids.control.values()),
+            confidence=self.confidence > 0,
         )
 
 
@@ -174,14 +189,13 @@ def finetuning(minutes: float, full: bool = False, edits: bool = False) -> Adapt
 
 
 class Measured(NamedTuple):
-    """Canvas loss in nats a hidden token by level, and tokens of the answer that a verifying call settles."""
+    """Canvas loss in nats a hidden token by level, over `hidden_tokens` of them; tokens of an answer that a verifying call
+    settles; the clean stream's loss in nats a token, where that stream learns."""
 
-    nats: dict[str, float]
-    tokens: int
+    canvas_nats: dict[str, float]
+    hidden_tokens: int
     accepted_per_round: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"canvas_nats": self.nats, "hidden_tokens": self.tokens, "accepted_per_round": self.accepted_per_round}
+    causal_nats: float | None
 
 
 def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
@@ -241,14 +255,15 @@ def run(
         settings.name, denoiser.config, seed=settings.seed, bfloat16=settings.bfloat16,
         optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay), **limits,  # type: ignore[arg-type]
     )  # fmt: skip
+    both = _both(denoiser)
     loss: Loss = CanvasLoss(ids.mask, settings.teach, settings.own, settings.confidence)
     trainer = Trainer(
         denoiser, recipe,
         make_batches(
             text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
-            settings.ar if settings.full else 0.0,
+            settings.ar if both else 0.0,
         ),
-        loss_of if settings.full else loss,
+        two_stream_loss if both else loss,
     )  # fmt: skip
     clock = time.perf_counter()
     losses: list[float] = []
@@ -258,7 +273,7 @@ def run(
     seconds = time.perf_counter() - clock
     made = {
         "configuration": settings.name, "seed": settings.seed, "steps": len(losses), "positions": trainer.at.positions,
-        "train_seconds": round(seconds, 1), "full": settings.full,
+        "train_seconds": round(seconds, 1), "full": settings.full, "gate": settings.gate,
     }  # fmt: skip
     if settings.full:
         Checkpoint.of(denoiser, checkpoint.name, checkpoint.tokenizer, facts, checkpoint.license).save(
@@ -274,7 +289,7 @@ def run(
     say("measuring the end")
     after = measure(after_network, after_checkpoint, measure_on, ids, settings, prompts)
     result = {
-        **made, "before": before.to_json(), "after": after.to_json(), "first_loss": losses[0], "last_loss": losses[-1],
+        **made, "before": before._asdict(), "after": after._asdict(), "first_loss": losses[0], "last_loss": losses[-1],
         "ar_bit_equal": torch.equal(probe, _causal(after_network, measure_on)),
         "held_out_texts": len(measure_on), "draft_length": settings.draft_length,
         "total_seconds": round(time.perf_counter() - began, 1), "threads": torch.get_num_threads(),
@@ -314,6 +329,11 @@ def _learnt(denoiser: Denoiser, settings: Adaptation) -> None:
                 linear.weight.data = linear.weight.data.bfloat16()
 
 
+def _both(denoiser: Denoiser) -> bool:
+    """Does the clean stream learn too?"""
+    return denoiser.adapter is None or denoiser.adapter.config.gate == "all"
+
+
 def _some(examples: Sequence[Example], tokens: int) -> list[Example]:
     """The first examples that hold so many tokens together, the last one cut; edits are left out."""
     found: list[Example] = []
@@ -336,8 +356,9 @@ def measure(
     for level in LEVELS:
         nats[f"t={level:g}"], count = held_out_nats(denoiser, examples, ids, settings.canvas_length, level)
         tokens += count
+    causal = causal_nats(denoiser, examples, ids) if _both(denoiser) else None
     if not prompts:
-        return Measured(nats, tokens, None)
+        return Measured(nats, tokens, None, causal)
     drafting = SelfSpeculation(
         denoiser, checkpoint.process, settings.draft_length, "none", stop_ids=frozenset(checkpoint.tokenizer.eos_ids),
         controls=tuple(ids.control.values()),
@@ -345,7 +366,7 @@ def measure(
     with torch.inference_mode():
         frames = list(drafting.frames(prompts, CONTINUED, Draws.of(list(range(len(prompts))))))
     rounds = [frame.committed for frame in frames if frame.kind == "verify"]
-    return Measured(nats, tokens, sum(rounds) / len(rounds) if rounds else None)
+    return Measured(nats, tokens, sum(rounds) / len(rounds) if rounds else None, causal)
 
 
 @torch.no_grad()

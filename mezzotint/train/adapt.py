@@ -325,14 +325,9 @@ class CanvasLoss:
         exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
         teacher = law[row[b], column.clamp(min=0)] if self.teach else None
         nats = _weighted_nats(
-            denoiser,
-            denoiser.norm(x[where]),
-            canvas.target[where],
-            weight[where],
-            teacher,
-            self.teach * exact,
-            self.chunk,
-        )
+            denoiser, denoiser.norm(x[where]), canvas.places.role[where], canvas.target[where], weight[where], self.chunk,
+            teacher, self.teach * exact,
+        )  # fmt: skip
         if self.confidence and bool(filled.any()):
             assert denoiser.adapter is not None and denoiser.adapter.confidence is not None
             right = (tokens == self._own_target(denoiser, canvas))[filled].float()
@@ -403,23 +398,27 @@ class CanvasLoss:
         return drafted, torch.where(easy, self.keep * canvas.weight, canvas.weight), fill
 
 
+def two_stream_loss(denoiser: Denoiser, batch: Batch, chunk: int = 512) -> Tensor:
+    """Weighted mean cross-entropy in nats of both streams in one pass, where the clean one learns as well: full
+    fine-tuning, or pairs that act everywhere. Raises ValueError for a batch with nothing to learn."""
+    total, where = batch.weight.sum(), batch.weight > 0
+    if not total > 0:
+        raise ValueError("a batch has no position with a loss")
+    hidden = denoiser.norm(denoiser.states(batch.tokens, batch.places, context_causal())[where])
+    role, target, weight = batch.places.role[where], batch.target[where], batch.weight[where]
+    return _weighted_nats(denoiser, hidden, role, target, weight, chunk) / total
+
+
 def _weighted_nats(
-    denoiser: Denoiser,
-    hidden: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    teacher: Tensor | None,
-    share: Tensor,
-    chunk: int,
-) -> Tensor:
-    """Sum of weight times (1 - share) CE + share KL(teacher || canvas) over canvas positions: hidden, teacher `[n, D]`."""
-    role = torch.full_like(target, CANVAS)
+    denoiser: Denoiser, hidden: Tensor, role: Tensor, target: Tensor, weight: Tensor, chunk: int,
+    teacher: Tensor | None = None, share: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Sum of weight times (1 - share) CE + share KL(teacher || canvas): hidden, teacher `[n, D]`, the others `[n]`."""
 
     def nats(h: Tensor, piece: slice) -> Tensor:
         log_probs = denoiser.speak(h, role[piece]).float().log_softmax(-1)  # [n, V]
         loss = -log_probs.gather(-1, target[piece, None])[:, 0]
-        where = (share[piece] > 0).nonzero()[:, 0]
-        if teacher is not None and len(where):
+        if teacher is not None and share is not None and len(where := (share[piece] > 0).nonzero()[:, 0]):
             with torch.no_grad():
                 law = denoiser.speak(teacher[piece][where], torch.full_like(where, CLEAN)).float().log_softmax(-1)
             gap = F.kl_div(log_probs[where], law, reduction="none", log_target=True).sum(-1)
@@ -482,3 +481,18 @@ def held_out_nats(
     if not tokens:
         raise ValueError("no held-out token is masked; give more text")
     return nats / tokens, int(tokens)
+
+
+@torch.no_grad()
+def causal_nats(denoiser: Denoiser, examples: Sequence[Example], ids: Ids, count: int = 8) -> float:
+    """Mean cross-entropy in nats of the texts' tokens in the clean stream: what the AR model says of them."""
+    nats, tokens = 0.0, 0.0
+    for begin in range(0, len(examples), count):
+        some = examples[begin : begin + count]
+        batch = text_batch(some, 1, Stage(sizes={1: 1.0}, complement=False), ids, torch.Generator(), ar=1.0)
+        width = int((batch.places.role[0] == CANVAS).sum())
+        clean = columns(batch, slice(width, None))
+        if weight := float(clean.weight.sum()):
+            nats += float(two_stream_loss(denoiser, clean)) * weight
+            tokens += weight
+    return nats / tokens

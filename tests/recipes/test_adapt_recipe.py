@@ -76,6 +76,14 @@ def test_all_weights_can_learn_instead(tiny, text, tmp_path):
     )
     loaded = mz.load(tmp_path / "full")
     assert loaded.adapter is None and loaded.facts == tiny.facts and loaded.config == tiny.config
+    assert report["after"]["causal_nats"] < report["before"]["causal_nats"]
+
+
+def test_pairs_that_act_everywhere_change_the_ar_text_too(tiny, text, tmp_path):
+    report = run(tiny, text, dataclasses.replace(QUICK, gate="all", prompts=0), tmp_path / "all")
+    assert report["ar_bit_equal"] is False and report["after"]["causal_nats"] < report["before"]["causal_nats"] - 0.02
+    assert report["after"]["canvas_nats"]["t=1"] < report["before"]["canvas_nats"]["t=1"]
+    assert mz.load("tiny", adapter=tmp_path / "all").adapter.gate == "all"
 
 
 def test_minutes_hold_measuring_too(tiny, text, tmp_path):

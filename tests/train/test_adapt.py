@@ -13,12 +13,14 @@ from mezzotint.train.adapt import (
     Example,
     Ids,
     Stage,
+    causal_nats,
     columns,
     edit_batch,
     held_out_nats,
     make_batches,
     stage_at,
     text_batch,
+    two_stream_loss,
 )
 from mezzotint.train.batch import by_rows
 from mezzotint.train.trainer import Optimizer, Recipe, Trainer, initialise
@@ -219,6 +221,32 @@ def test_the_loss_and_its_gradients_are_those_of_one_whole_pass(shift, context):
         assert torch.allclose(want, found[1][1][name], atol=1e-6), name
     with torch.no_grad():
         assert float(CanvasLoss(MASK, teach=0.5, chunk=7)(denoiser, batch)) == pytest.approx(found[0][0], rel=1e-5)
+
+
+def test_both_streams_learn_in_one_pass():
+    denoiser = network(gate="all")
+    batch = text_batch(texts(3, context=4, ends=True), 4, Stage(), ids(), generator(), ar=0.3)
+    logits = denoiser(batch.tokens, batch.places, context_causal()).logits
+    nats = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
+    want = (nats * batch.weight.flatten()).sum() / batch.weight.sum()
+    want.backward()
+    grads = {n: p.grad.clone() for n, p in denoiser.named_parameters() if p.grad is not None}
+    denoiser.zero_grad()
+    got = two_stream_loss(denoiser, batch, chunk=11)
+    got.backward()
+    assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-5)
+    for name, grad in grads.items():
+        assert torch.allclose(grad, dict(denoiser.named_parameters())[name].grad, atol=1e-6), name
+    width, _, _ = split(batch)
+    clean = columns(batch, slice(width, None))
+    answers = [len(e.text) for e in texts(3, context=4)]  # after a context every token of an answer is spoken about
+    assert [(row > 0).sum().item() for row in clean.weight[::2]] == answers
+    exact = denoiser(clean.tokens, clean.places, context_causal()).logits.log_softmax(-1)
+    picked = exact.gather(-1, clean.target[..., None])[..., 0]
+    mean = -(picked * (clean.weight > 0))[::2].sum() / sum(answers)
+    assert causal_nats(denoiser, texts(3, context=4), ids()) == pytest.approx(float(mean.detach()), rel=1e-5)
+    with pytest.raises(ValueError, match="no position with a loss"):
+        two_stream_loss(denoiser, batch._replace(weight=torch.zeros_like(batch.weight)))
 
 
 def test_gradients_survive_bfloat16_and_own_samples():
