@@ -3,15 +3,18 @@
     python benchmarks/guidance.py                     train the four networks where they are missing, sample, judge, draw
     python benchmarks/guidance.py --count 20          the same with few samples, to see that it runs
 
-Networks are kept in `--networks` (build/guidance). What judges has seen real digits and sentences only. Writes
+Networks are kept in `--networks` (build/guidance), and each point beside the network it was sampled from, so that a run
+that was stopped goes on. `--noise` does one noise alone, without a report. What judges has seen real digits and sentences only. Writes
 benchmarks/results/YYYY-MM-DD-guidance.md, docs/images/guidance.svg and docs/images/digits-by-strength.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ import torch
 from matplotlib import pyplot as plt
 
 import mezzotint as mz
+from mezzotint.checkpoints.load import sha256
 from mezzotint.model.condition import Condition
 from mezzotint.recipes import digits, templates
 from mezzotint.sampler.decoding import Decoding, ancestral
@@ -73,15 +77,26 @@ def write(engine: mz.Engine, conditions: list[Condition], strength: float, steps
     return engine.generate(requests)
 
 
+def kept(engine: mz.Engine, what: str, count: int, steps: int, sample: Callable[[], int]) -> Point:
+    """A point from the file beside these very weights, or sampled now."""
+    path = engine.checkpoint.source / "points.json"
+    points = json.loads(path.read_text()) if path.exists() else {}
+    key = f"{what}, {count} samples, {steps} steps, {sha256(engine.checkpoint.source / 'model.safetensors')[:12]}"
+    if key not in points:
+        points[key] = sample()
+        path.write_text(json.dumps(points, indent=1))
+    print(f"{engine.checkpoint.name}: {key}: {points[key]} right", flush=True)
+    return Point(points[key], count)
+
+
 def sweep(engine: mz.Engine, classes: int, judge: Callable[[list[mz.Reply]], list[int]], args: Any) -> Curve:
     labels = [index % classes for index in range(args.count)]
-    curve = {}
-    for strength in STRENGTHS:
+
+    def sample(strength: float) -> int:
         replies = write(engine, [Condition(class_label=c) for c in labels], strength, args.steps)
-        right = sum(a == b for a, b in zip(judge(replies), labels, strict=True))
-        curve[strength] = Point(right, args.count)
-        print(f"{engine.checkpoint.name} at {strength}: {curve[strength].share:.3f}", flush=True)
-    return curve
+        return sum(a == b for a, b in zip(judge(replies), labels, strict=True))
+
+    return {s: kept(engine, f"class at {s:g}", args.count, args.steps, partial(sample, s)) for s in STRENGTHS}
 
 
 def rises(curve: Curve) -> tuple[float, float]:
@@ -129,7 +144,7 @@ def topic_judge(found: templates.Sentences) -> tuple[Callable[[list[mz.Reply]], 
     return judge, float(np.mean(held == [s.topic for s in found.held_out]))
 
 
-def landed(engine: mz.Engine, found: templates.Sentences, count: int, strength: float, steps: int) -> Point:
+def landed(engine: mz.Engine, found: templates.Sentences, count: int, strength: float, steps: int) -> int:
     """Embeddings of held-out sentences, with noise: how many texts are of the template whose centre is nearest."""
     chance, centres = random.Random(1), templates.centres(found.train)
     by_template = [[s for s in found.held_out if s.template == index] for index in range(len(templates.ALL))]
@@ -141,7 +156,7 @@ def landed(engine: mz.Engine, found: templates.Sentences, count: int, strength: 
         templates.template_of(reply.text.strip()) == templates.nearest(vector, centres)
         for reply, vector in zip(replies, vectors, strict=True)
     ]
-    return Point(sum(hits), count)
+    return sum(hits)
 
 
 # -- pictures -------------------------------------------------------------------------------------------------------
@@ -201,7 +216,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--count", type=int, default=500, help="samples a point")
     parser.add_argument("--embeddings", type=int, default=200, help="embeddings asked for")
-    parser.add_argument("--steps", type=int, default=24, help="steps of the sampler")
+    parser.add_argument("--steps", type=int, default=16, help="steps of the sampler")
+    parser.add_argument("--noise", choices=NOISE, help="one noise alone")
     parser.add_argument("--digits-steps", type=int, default=2200, help="training steps of a digits network")
     parser.add_argument("--templates-steps", type=int, default=1500, help="training steps of a templates network")
     parser.add_argument("--networks", type=Path, default=report.ROOT / "build" / "guidance")
@@ -213,7 +229,7 @@ def main() -> None:
     classes = {"digits": digits.CLASSES, "templates": len(templates.TOPICS)}
     curves: dict[tuple[str, str], Curve] = {}
     near: list[tuple[object, ...]] = []
-    for noise in NOISE:
+    for noise in [args.noise] if args.noise else NOISE:
 
         def train_digits(noise: str = noise) -> mz.Checkpoint:
             return digits.checkpoint(digits.train(pictures, noise, None, args.digits_steps, report=told), noise)
@@ -228,11 +244,13 @@ def main() -> None:
         for task, one in engines.items():
             curves[task, noise] = sweep(one, classes[task], judges[task][0], args)
         for strength in (1.0, 2.0):
-            point = landed(engines["templates"], found, args.embeddings, strength, args.steps)
+            ask = (engines["templates"], found, args.embeddings, strength, args.steps)
+            point = kept(ask[0], f"embedding at {strength:g}", args.embeddings, args.steps, partial(landed, *ask))
             near.append((noise, strength, point.count, f"{100 * point.share:.1f} ± {100 * point.error:.1f}"))
-            print(near[-1], flush=True)
-        if noise == "absorbing":
+        if noise == "absorbing" and not args.noise:
             draw_digits(engines["digits"], args.steps, IMAGES / "digits-by-strength.svg")
+    if args.noise:
+        return
     draw_curves(curves, IMAGES / "guidance.svg")
 
     rows = []

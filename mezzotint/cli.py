@@ -657,7 +657,9 @@ def replay(
 @app.command()
 @reporting
 def train(
-    recipe: Annotated[str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU; digits: pictures by class.")
+    ] = "tiny",
     out: Annotated[str, typer.Option(help="The folder to write; it must not exist.")] = "tiny-model",
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 9.0,
     steps: Annotated[int | None, typer.Option(help="Train so many steps instead: the same on any machine.")] = None,
@@ -666,18 +668,25 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")] = None,
 ) -> None:
     """Train a model from scratch. Text of the folder that MEZZOTINT_DATA names is added to our own."""
-    if recipe != "tiny":
-        raise BadInput(f"unknown recipe {recipe!r}; known: tiny")
+    if recipe not in ("tiny", "digits"):
+        raise BadInput(f"unknown recipe {recipe!r}; known: tiny, digits")
     if Path(out).exists():
         raise BadInput(f"{out} exists; give another folder with --out")
     import torch
 
-    from mezzotint.recipes import tiny
+    from mezzotint.recipes import digits, tiny
     from mezzotint.render import Progress
     from mezzotint.train.data import data_folder
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if recipe == "digits":
+        pictures, _ = digits.load_pictures()
+        with Progress() as panel:
+            denoiser = digits.train(pictures, "absorbing", None if steps else minutes, steps, seed, panel.show)
+        digits.checkpoint(denoiser).save(out)
+        print(out)
+        return
     data = data_folder()
     if data is None:
         print("note: MEZZOTINT_DATA is not set; training on our own little texts alone", file=sys.stderr)
