@@ -224,9 +224,10 @@ def generate(
 
     draft_text = read_text(draft_file) if draft_file else ""
     condition = None if class_label is None else Condition(class_label=class_label)
+    text = argument_text(prompt, "the prompt") if prompt or condition is None else ""
     decode = decode or ("verified" if condition is None and guidance == 1 else "diffusion")
     request = Request(
-        argument_text(prompt, "the prompt") if prompt or condition is None else "", raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
+        text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance,
