@@ -101,9 +101,7 @@ def sweep(engine: mz.Engine, classes: int, judge: Callable[[list[mz.Reply]], lis
 
 def rises(curve: Curve) -> tuple[float, float]:
     """Points between the ends, and the largest fall from a strength to the next, in standard errors (negative: none falls)."""
-    falls = [
-        (a.share - b.share) / max((a.error**2 + b.error**2) ** 0.5, 1e-9) for a, b in pairwise(curve.values())
-    ]
+    falls = [(a.share - b.share) / max((a.error**2 + b.error**2) ** 0.5, 1e-9) for a, b in pairwise(curve.values())]
     return 100 * (curve[STRENGTHS[-1]].share - curve[STRENGTHS[0]].share), max(falls)
 
 
@@ -135,7 +133,9 @@ def topic_judge(found: templates.Sentences) -> tuple[Callable[[list[mz.Reply]], 
         return table
 
     chance = random.Random(0)
-    bayes = MultinomialNB().fit(counts([s.text for s in found.train]), [templates.label(s, chance) for s in found.train])
+    bayes = MultinomialNB().fit(
+        counts([s.text for s in found.train]), [templates.label(s, chance) for s in found.train]
+    )
 
     def judge(replies: list[mz.Reply]) -> list[int]:
         return bayes.predict(counts([reply.text for reply in replies])).tolist()
@@ -261,30 +261,29 @@ def main() -> None:
         rows.append((task, noise, *cells, f"{gain:.1f}", f"{fall:.1f}", met))
     law = [f"{100 * templates.topic_law(g):.1f}" for g in STRENGTHS]
     rows.append(("templates", "closed form", *law, f"{float(law[-1]) - float(law[0]):.1f}", "", ""))
-    report.write(
-        "guidance",
-        "Guidance by strength",
-        [
-            f"Per cent of {args.count} samples a point that the judge gives the class asked for, ± one standard error; ancestral sampler, "
-            f"{args.steps} steps. Goal: no point below the one before by more than two standard errors, 30 points between the ends.",
-            "",
-            *report.table(
-                ["task", "noise", *(f"strength {s:g}" for s in STRENGTHS), "ends apart", "largest fall, s.e.", "met"], rows
-            ),
-            "",
-            f"Judges have seen real data alone: a support vector machine on {len(pictures.labels)} digits "
-            f"({100 * judges['digits'][1]:.1f}% of {len(out.labels)} held out), naive Bayes on {len(found.train)} sentences with their labels "
-            f"({100 * judges['templates'][1]:.1f}% of the topics of {len(found.held_out)} held out). A label is the sentence's topic in "
-            f"{100 * templates.HONEST:.0f}% of the training rows; the closed form is p(topic | label)^g p(topic)^(1 - g).",
-            "",
-            "Embeddings of held-out sentences, with noise: per cent of texts that are, word for word, a sentence of the template whose "
-            "centre is nearest. Goal: 90% of 200.",
-            "",
-            *report.table(["noise", "strength", "embeddings", "nearest template, %"], near),
-            "",
-            f"Networks: digits {args.digits_steps} steps of 32 pictures, templates {args.templates_steps} steps of 64 sentences, seed 0.",
-        ],
-    )  # fmt: skip
+    held = {task: f"{100 * share:.1f}%" for task, (_, share) in judges.items()}
+    embedding_table = report.table(["noise", "strength", "embeddings", "nearest template, %"], near)
+    head = ["task", "noise", *(f"strength {s:g}" for s in STRENGTHS), "ends apart", "largest fall, s.e.", "met"]
+    lines = [
+        f"Per cent of {args.count} samples a point that the judge gives the class asked for, ± one standard error; ancestral",
+        f"sampler, {args.steps} steps. Goal: no point below the one before by more than two standard errors, 30 points between",
+        "the ends.",
+        "",
+        *report.table(head, rows),
+        "",
+        f"Judges have seen real data alone: a support vector machine on {len(pictures.labels)} digits ({held['digits']} of",
+        f"{len(out.labels)} held out), naive Bayes on {len(found.train)} sentences with their labels ({held['templates']} of the topics",
+        f"of {len(found.held_out)} held out). A label is the sentence's topic in {100 * templates.HONEST:.0f}% of the training rows; the",
+        "closed form is p(topic | label)^g p(topic)^(1 - g).",
+        "",
+        "Embeddings of held-out sentences, with noise: per cent of texts that are, word for word, a sentence of the template",
+        "whose centre is nearest. Goal: 90% of 200.",
+        "",
+        *embedding_table,
+        "",
+        f"Networks: digits {args.digits_steps} steps of 32 pictures, templates {args.templates_steps} steps of 64 sentences, seed 0.",
+    ]
+    report.write("guidance", "Guidance by strength", lines)
 
 
 if __name__ == "__main__":
