@@ -4,8 +4,8 @@
     python benchmarks/guidance.py --count 20          the same with few samples, to see that it runs
 
 Networks are kept in `--networks` (build/guidance), and each point beside the network it was sampled from, so that a run
-that was stopped goes on. `--noise` does one noise alone, without a report. What judges has seen real digits and sentences only. Writes
-benchmarks/results/YYYY-MM-DD-guidance.md, docs/images/guidance.svg and docs/images/digits-by-strength.svg.
+that was stopped goes on. `--noise` does one noise alone, without a report. What judges has seen real digits and sentences
+only. Writes benchmarks/results/YYYY-MM-DD-guidance.md, docs/images/guidance.svg and docs/images/digits-by-strength.svg.
 """
 
 from __future__ import annotations
@@ -271,9 +271,10 @@ def main() -> None:
         "",
         *report.table(head, rows),
         "",
-        f"Judges have seen real data alone: a support vector machine on {len(pictures.labels)} digits ({held['digits']} of",
-        f"{len(out.labels)} held out), naive Bayes on {len(found.train)} sentences with their labels ({held['templates']} of the topics",
-        f"of {len(found.held_out)} held out). A label is the sentence's topic in {100 * templates.HONEST:.0f}% of the training rows; the",
+        f"Judges have seen real data alone: a support vector machine on {len(pictures.labels)} digits",
+        f"({held['digits']} of {len(out.labels)} held out), naive Bayes on {len(found.train)} sentences with their labels",
+        f"({held['templates']} of the topics of {len(found.held_out)} held out). A label is the sentence's topic in",
+        f"{100 * templates.HONEST:.0f}% of the training rows; the",
         "closed form is p(topic | label)^g p(topic)^(1 - g).",
         "",
         "Embeddings of held-out sentences, with noise: per cent of texts that are, word for word, a sentence of the template",
@@ -281,7 +282,7 @@ def main() -> None:
         "",
         *embedding_table,
         "",
-        f"Networks: digits {args.digits_steps} steps of 32 pictures, templates {args.templates_steps} steps of 64 sentences, seed 0.",
+        f"Networks: digits {args.digits_steps} steps of 32 pictures, templates {args.templates_steps} of 64 sentences, seed 0.",
     ]
     report.write("guidance", "Guidance by strength", lines)
 
