@@ -229,9 +229,10 @@ def generate(
 
     draft_text = read_text(draft_file) if draft_file else ""
     condition = None if class_label is None else Condition(class_label=class_label)
+    text = argument_text(prompt, "the prompt") if prompt or condition is None else ""
     decode = decode or ("verified" if condition is None and guidance == 1 else "diffusion")
     request = Request(
-        argument_text(prompt, "the prompt") if prompt or condition is None else "", raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
+        text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance,
@@ -666,7 +667,9 @@ def replay(
 @app.command()
 @reporting
 def train(
-    recipe: Annotated[str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Argument(help="tiny: a million weights from scratch, minutes on a CPU; digits: pictures by class.")
+    ] = "tiny",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, such as optimizer.learning_rate=3e-3."),
@@ -685,8 +688,8 @@ def train(
 
     Checkpoints of the run lie in OUT.run; Ctrl-C writes one. Under torchrun it is one run on all ranks.
     """
-    if recipe != "tiny":
-        raise BadInput(f"unknown recipe {recipe!r}; known: tiny")
+    if recipe not in ("tiny", "digits"):
+        raise BadInput(f"unknown recipe {recipe!r}; known: tiny, digits")
     if Path(out).exists():
         raise BadInput(f"{out} exists; give another folder with --out")
     run = Path(f"{out}.run")
@@ -694,7 +697,7 @@ def train(
         raise BadInput(f"{run} holds a run that was stopped; --resume goes on with it, or give another --out")
     import torch
 
-    from mezzotint.recipes import tiny
+    from mezzotint.recipes import digits, tiny
     from mezzotint.render import Progress
     from mezzotint.train.data import data_folder
     from mezzotint.train.distributed import join
@@ -702,18 +705,34 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     settings = _settings(minutes, steps, overrides or [])
-    with join() as ranks:
-        data = data_folder()
-        if data is None and ranks.first:
-            _note("MEZZOTINT_DATA is not set; training on our own little texts alone")
-        corpus = tiny.documents(data)
-        if ranks.first:
-            print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
-        with Progress() as panel:
+    with join() as ranks, Progress() as panel:
+        report = panel.show if ranks.first else lambda progress: None
+        if recipe == "digits":
+            pictures, _ = digits.load_pictures()
+            checkpoint = digits.checkpoint(
+                digits.train(
+                    pictures, seed=seed, report=report, overrides=settings, folder=run, resume=resume, ranks=ranks
+                )
+            )
+        else:
+            data = data_folder()
+            if data is None and ranks.first:
+                _note("MEZZOTINT_DATA is not set; training on our own little texts alone")
+            corpus = tiny.documents(data)
+            if ranks.first:
+                print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
             checkpoint = tiny.train(
-                corpus, 9.0, None, seed, objective, report=panel.show if ranks.first else lambda progress: None,
-                overrides=settings, folder=run, resume=resume, ranks=ranks,
-            )  # fmt: skip
+                corpus,
+                9.0,
+                None,
+                seed,
+                objective,
+                report=report,
+                overrides=settings,
+                folder=run,
+                resume=resume,
+                ranks=ranks,
+            )
         if ranks.first:
             checkpoint.save(out, torch.bfloat16)
             print(out)

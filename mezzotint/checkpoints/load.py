@@ -323,6 +323,14 @@ KNOWN = {
         parameters=1_263_104,
         folder=Path(__file__).parent / "tiny",
     ),
+    "digits": Known(
+        "handwritten digits drawn by class, trained from scratch by `mezzotint train digits`",
+        "Apache-2.0",
+        "5ded4be136af60f3c977f646158c5542c17967773608b9ad6169724960e9bd8b",
+        Facts(noise="absorbing", shift=0, canvas_length=71, trained_canvas=True, whole=True),
+        parameters=190_208,
+        folder=Path(__file__).parent / "digits",
+    ),
 }
 
 

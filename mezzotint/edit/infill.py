@@ -313,6 +313,7 @@ def infill(
     ValueError for text without a hole, an unknown policy, values out of range, or a text that exceeds the context.
     """
     pieces, wanted = split_holes(text)
+    engine.must_read()
     if isinstance(policy, str) and policy not in POLICIES:
         raise ValueError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
     if not -(2**63) <= seed < 2**63:

@@ -231,6 +231,7 @@ def revise(
     """
     if margin < 0 or channel < 0:
         raise ValueError(f"margin {margin} and channel {channel} must be at least 0 nats")
+    engine.must_read()
     hunks: list[Hunk] = []
     rescorer = _Rescorer(engine, _context(engine, instruction), channel)
     pieces = []

@@ -37,6 +37,11 @@ class Engine:
         self.tokenizer = checkpoint.tokenizer
         self.denoiser: Denoiser = checkpoint.denoiser(dtype=dtype)
 
+    def must_read(self) -> None:
+        """Raises ValueError for a checkpoint that only writes whole canvases: it cannot edit."""
+        if self.checkpoint.facts.whole:
+            raise ValueError(f"{self.checkpoint.name} writes whole canvases and reads no text, so it cannot edit any")
+
     def prompt_ids(self, request: Request) -> list[int]:
         """The ids that the model reads, behind the places of its condition.
 

@@ -14,7 +14,8 @@ Data: the UCI ML hand-written digits (E. Alpaydin, C. Kaynak, 1998; CC BY 4.0), 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.noise import Absorbing, NoiseProcess, Uniform
 from mezzotint.shapes import Tokens
 from mezzotint.train.corruption import told_batch
+from mezzotint.train.distributed import ALONE, Ranks
+from mezzotint.train.recipe import apply
 from mezzotint.train.trainer import Batch, Batches, Optimizer, Progress, Recipe, Trainer, by_rows, initialise
 
 SHADES = ("  ", "░░", "▒▒", "▓▓", "██")
@@ -114,12 +117,18 @@ def make_batches(pictures: Pictures, noise: str, prefix: int = 1, seed: int = 0,
 def train(
     pictures: Pictures, noise: str = "absorbing", minutes: float | None = 4.0, max_steps: int | None = None, seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None, config: ModelConfig = CONFIG, rows: int = 32,
+    overrides: Sequence[str] = (), folder: Path | None = None, resume: bool = False, ranks: Ranks = ALONE,
 ) -> Denoiser:  # fmt: skip
-    """Train and return the network; `checkpoint` makes it one that can be saved."""
+    """Train and return the network; `checkpoint` makes it one that can be saved.
+
+    overrides: `KEY=VALUE` settings of the recipe. folder: where the run keeps its own checkpoints; resume goes on from them.
+    """
     recipe = Recipe(f"digits {noise}", config, minutes, max_steps, seed, Optimizer(learning_rate=4e-3), bfloat16=False)
-    denoiser = initialise(config, seed)
-    for progress in Trainer(denoiser, recipe, make_batches(pictures, noise, config.prefix, seed, rows)).run():
-        report(progress)
+    recipe = apply(recipe, overrides)
+    denoiser = initialise(recipe.config, recipe.seed)
+    batches = make_batches(pictures, noise, recipe.config.prefix, recipe.seed, rows)
+    data = hashlib.sha256(pictures.shades.numpy().tobytes()).hexdigest()
+    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume)
     return denoiser
 
 

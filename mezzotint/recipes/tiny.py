@@ -180,11 +180,7 @@ def train(
     data = hashlib.sha256(repr(rows.rows).encode()).hexdigest()
     ar_steps = min(AR_STEPS, recipe.max_steps // 4) if recipe.max_steps else AR_STEPS
     batches = make_batches(rows, tokenizer, objective, count, ar_steps)
-    trainer = Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks)
-    if resume and (step := trainer.resume()):
-        trainer.say(f"going on from step {step}")
-    for progress in trainer.run():
-        report(progress)
+    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume)
     known = facts(tokenizer)
     if objective == "ar":
         known = Facts().with_control(CONTROL, tokenizer)

@@ -158,7 +158,8 @@ class Sampler:
         both = tuple(logits.to(torch.float64) for logits in both)
         for logits in both:
             logits[..., illegal] = -torch.inf
-        return both[0], both[1] if with_shadow else None, both[1] if len(both) > 1 and not with_shadow else None
+        second = both[1] if len(both) > 1 else None
+        return both[0], second if with_shadow else None, None if with_shadow else second
 
     def steps(self, canvas: Canvas, cache: Any, draws: Draws) -> Iterator[Step]:
         """Work on `canvas` in place, one denoiser call a step, at most `num_steps`; a row with nothing open does not start."""

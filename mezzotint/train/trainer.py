@@ -345,6 +345,13 @@ class Trainer:
         self.denoiser.eval().requires_grad_(False)
         self.denoiser.flexible = False
 
+    def follow(self, report: Callable[[Progress], None], resume: bool = False) -> None:
+        """`run` to the end, told to `report`; with `resume`, from where the folder's run was left."""
+        if resume and (step := self.resume()):
+            self.say(f"going on from step {step}")
+        for progress in self.run():
+            report(progress)
+
     def _agree(self, due: bool, seconds: float) -> tuple[float, bool, float, float]:
         """What all ranks do next: a signal that any got; the first one's clock, and the plan by it."""
         plan = self._plan(seconds, due) or 0

@@ -1,5 +1,7 @@
 """Guidance in enumerated worlds: two classes, their exact denoisers, and the law that the guided sampler must have."""
 
+import itertools
+
 import pytest
 import torch
 from test_noise_oracle import processes
@@ -83,12 +85,12 @@ def test_a_token_a_call_has_the_product_of_guided_conditionals(strength):
 @pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
 def test_the_guided_reverse_process_is_the_enumerated_chain(kind, strength, steps=3):
     """Absorbing: clean laws are combined, then stepped back. With uniform noise: both are stepped back, then combined."""
-    told, mixed = pair = worlds(2)
+    told, _mixed = pair = worlds(2)
     process = processes(3)[kind]
     states = told.noisy_texts()  # [16, 2], the mask included
     law = process.marginal(torch.full((1, 2, 4), 0.25), torch.ones(1))[0].gather(1, states.T).prod(0)
     grid = process.schedule.grid(steps)
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in itertools.pairwise(grid):
         here = [x.expand(len(states)) for x in (t, s)]
         clean = [world.predict(process, states, here[0]) for world in pair]
         if kind:

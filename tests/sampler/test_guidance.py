@@ -144,6 +144,9 @@ def test_what_cannot_be_guided_is_refused(engine):
         Request()
     with pytest.raises(ValueError, match="writes whole canvases"):
         engine.generate(Request(condition=told))
+    for edit in (lambda: mz.infill(engine, "a [[1]]"), lambda: mz.revise(engine, "a b")):
+        with pytest.raises(ValueError, match="cannot edit"):
+            edit()
     with pytest.raises(ValueError, match="no token for anything in the prompt"):
         engine.generate(Request("three", raw=True, condition=told, decode="diffusion"))
     with pytest.raises(ValueError, match="allowed: 0 to 9"):
