@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 _LONGEST = (
     300  # characters of a part of a message: names and values come from the file, and a damaged one has any length
 )
