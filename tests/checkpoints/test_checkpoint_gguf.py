@@ -255,3 +255,9 @@ def test_sizes_that_do_not_fit(changes: dict[str, object], field: str, tmp_path:
         load(tmp_path / "odd.gguf")
     assert field in caught.value.field
     assert caught.value.offset is not None
+
+
+def test_an_error_stays_readable_however_long_the_names_in_a_file() -> None:
+    error = CheckpointError("x.gguf", f"tensor {'n' * 10_000!r}", f"shape {'9' * 10_000}; expected less", 24)
+    text = str(error)
+    assert len(text) < 700 and text.startswith("x.gguf: tensor 'nnn") and text.endswith("expected less")
