@@ -178,7 +178,7 @@ def shard(denoiser: Denoiser, ranks: Ranks) -> None:
 def gather_weights(denoiser: Denoiser) -> None:
     """The end of sharding: every rank holds whole weights again, as plain tensors."""
     for module in (denoiser, *denoiser.blocks):
-        module.unshard()  # type: ignore[operator]
+        module.unshard()
 
 
 def synchronise(denoiser: nn.Module, last: bool) -> None:
