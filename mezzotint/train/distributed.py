@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.denoiser import Denoiser
 
-TIMEOUT = 60.0  # seconds that a rank waits for the others before it gives them up
+TIMEOUT = 300.0  # seconds that a rank waits for the others, which may be writing a checkpoint, before it gives up
 
 
 @dataclass(frozen=True)

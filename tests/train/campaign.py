@@ -139,7 +139,8 @@ def main(kills: int, size: int) -> None:
                 if -signal.SIGKILL in found:
                     done += 1
                     moments.append(len(steps(folder)) and steps(folder)[-1])
-                    survivors += [(code, time.perf_counter() - began) for code in found if code != -signal.SIGKILL]
+                    if not (folder / "hash").exists():  # killed before the end, not while leaving
+                        survivors += [(code, time.perf_counter() - began) for code in found if code != -signal.SIGKILL]
                 if chance.random() < 0.5 and not (folder / "hash").exists():
                     now = chance.choice((1, 2, 4))  # ranks of the next try
                     end(start(to_the_end(folder), now))

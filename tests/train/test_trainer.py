@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,13 @@ from mezzotint.train.trainer import Batch, Diverged, Stopped, Trainer, by_rows, 
 
 def finish(trainer):
     return list(trainer.run())
+
+
+def test_training_needs_no_more_than_the_core_packages():
+    others = ("gguf", "jinja2", "zstandard", "transformers", "scipy", "matplotlib", "ray", "accelerate")
+    code = f"import sys, mezzotint.recipes.tiny; print([m for m in {others} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 # -- recipes --------------------------------------------------------------------------------------------------------
