@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ARMS = ("two streams", "ar", "transformers ar")
-STEPS = 2
+STEPS = 1
 
 
 def _status(key: str) -> int:

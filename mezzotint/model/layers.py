@@ -42,7 +42,9 @@ def flex(compiled: bool) -> Callable[..., Any]:
     """FlexAttention (arXiv 2412.05496): skips blocks of the table that nobody sees; without compiling it only checks."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if compiled else flex_attention
+    if compiled:
+        return torch.compile(flex_attention)
+    return flex_attention
 
 
 Term = Callable[[Tensor, Tensor], Tensor]  # (W x, x) -> W x and what an adapter adds to it

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.denoiser import Denoiser
 
-TIMEOUT = 60.0  # seconds that a rank waits for the others before it gives them up
+TIMEOUT = 300.0  # seconds that a rank waits for the others, which may be writing a checkpoint, before it gives up
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def shard(denoiser: Denoiser, ranks: Ranks) -> None:
 def gather_weights(denoiser: Denoiser) -> None:
     """The end of sharding: every rank holds whole weights again, as plain tensors."""
     for module in (denoiser, *denoiser.blocks):
-        module.unshard()  # type: ignore[operator]
+        module.unshard()
 
 
 def synchronise(denoiser: nn.Module, last: bool) -> None:

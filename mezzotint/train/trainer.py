@@ -68,6 +68,7 @@ class At:
     step: int = 0
     plan: int | None = None  # steps of the whole run; None while a time-boxed run still measures
     seconds: float = 0.0
+    first_seconds: float = 0.0  # until the end of the first step
     positions: int = 0
     skipped: int = 0
     in_a_row: int = 0
@@ -184,14 +185,15 @@ class Trainer:
         at, minutes, plan = self.at, self.recipe.minutes, self.at.plan
         if minutes is None:
             return plan
-        held = int(60 * minutes * at.step / seconds)  # steps that fit, at the pace so far
-        limit = self.recipe.max_steps or held
+        left = 60 * minutes - seconds
+        if at.step < 2:
+            return plan if left > 0 else at.step
+        pace = (seconds - at.first_seconds) / (at.step - 1)  # without the first step, which also compiles
+        held = at.step + max(0, int(left / pace))
         if plan is None:
-            return max(at.step, min(held, limit)) if seconds >= PROBE * 60 * minutes else None
-        late = saving and seconds + (plan - at.step) * seconds / at.step > SLACK * 60 * minutes
-        if late and at.step < plan * (1 - self.recipe.optimizer.decay):
-            return max(at.step + 1, min(held, plan))
-        return plan
+            return min(held, max(at.step, self.recipe.max_steps or held)) if seconds >= PROBE * 60 * minutes else None
+        late = saving and seconds + (plan - at.step) * pace > SLACK * 60 * minutes
+        return min(held, plan) if late and at.step < plan * (1 - self.recipe.optimizer.decay) else plan
 
     # -- a step ----------------------------------------------------------------------------------------------------
 
@@ -200,10 +202,10 @@ class Trainer:
         at, recipe = self.at, self.recipe
         tree, nats, weights, positions = Tree(), list[float](), list[float](), 0
         for part in self.own:
-            batch = (
-                self.batches(at.step, part, recipe.micro_batches) if recipe.micro_batches > 1 else self.batches(at.step)
-            )
-            batch = batch.to(self.ranks.device)
+            which = (
+                (part, recipe.micro_batches) if recipe.micro_batches > 1 else ()
+            )  # a function of the step alone will do
+            batch = self.batches(at.step, *which).to(self.ranks.device)
             if recipe.shard:
                 synchronise(self.denoiser, part == self.own[-1])
             else:
@@ -288,9 +290,8 @@ class Trainer:
         """Move the weights by the summed gradient over `total`; -> its norm. Nothing moves if that is not finite."""
         r = self.recipe.optimizer
         grads = [p.grad for p in self.weights.values() if p.grad is not None]
-        torch._foreach_div_(
-            grads, total / (self.ranks.size if self.recipe.shard else 1)
-        )  # FSDP2 gives means over ranks
+        mean_of = self.ranks.size if self.recipe.shard else 1  # FSDP2 gives means over ranks
+        torch._foreach_div_(grads, total / mean_of)
         norm = float(full(torch.nn.utils.clip_grad_norm_(self.weights.values(), r.clip)))
         if norm - norm != 0:
             return norm
@@ -329,6 +330,8 @@ class Trainer:
                 due = now - saved >= 60 * recipe.save_minutes or at.best_step == at.step
                 stop, due, seconds, plan = self._agree(due, now)
                 at.plan, at.seconds = (int(plan) if plan else None), seconds
+                if at.step == 1:
+                    at.first_seconds = seconds
                 if stop or due:
                     self.save(must=bool(stop))
                     saved = at.seconds

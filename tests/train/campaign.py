@@ -71,11 +71,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(work, size: int = 1, timeout: float = 60, sharding: bool = False) -> list[int]:
-    """Fork `size` ranks that run `work(ranks)` and exit with what it returns; -> their process ids.
-
-    sharding: a group even of one rank, as torchrun makes it.
-    """
+def start(work, size: int = 1, timeout: float = 60) -> list[int]:
+    """Fork `size` ranks that run `work(ranks)` and exit with what it returns; -> their process ids."""
     port, pids = free_port(), []
     for rank in range(size):
         if pid := os.fork():
@@ -83,7 +80,7 @@ def start(work, size: int = 1, timeout: float = 60, sharding: bool = False) -> l
             continue
         code = 99
         try:
-            if size > 1 or sharding:
+            if size > 1:
                 address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), **address)
             torch.set_num_threads(1)
@@ -142,7 +139,8 @@ def main(kills: int, size: int) -> None:
                 if -signal.SIGKILL in found:
                     done += 1
                     moments.append(len(steps(folder)) and steps(folder)[-1])
-                    survivors += [(code, time.perf_counter() - began) for code in found if code != -signal.SIGKILL]
+                    if not (folder / "hash").exists():  # killed before the end, not while leaving
+                        survivors += [(code, time.perf_counter() - began) for code in found if code != -signal.SIGKILL]
                 if chance.random() < 0.5 and not (folder / "hash").exists():
                     now = chance.choice((1, 2, 4))  # ranks of the next try
                     end(start(to_the_end(folder), now))

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,13 @@ from mezzotint.train.trainer import Batch, Diverged, Stopped, Trainer, by_rows, 
 
 def finish(trainer):
     return list(trainer.run())
+
+
+def test_training_needs_no_more_than_the_core_packages():
+    others = ("gguf", "jinja2", "zstandard", "transformers", "scipy", "matplotlib", "ray", "accelerate")
+    code = f"import sys, mezzotint.recipes.tiny; print([m for m in {others} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 # -- recipes --------------------------------------------------------------------------------------------------------
@@ -303,13 +312,15 @@ def test_a_time_boxed_run_is_the_run_of_so_many_steps(tmp_path):
 def test_a_plan_that_leads_too_far_is_cut_when_saving():
     trainer = trainer_of(None, ALONE, ["minutes=1", "max_steps=1000"])
     at = trainer.at
-    at.step = 10
-    assert trainer._plan(2.9, False) is None and trainer._plan(3.0, False) == 200 and trainer._plan(0.1, True) is None
+    at.step, at.first_seconds = 10, 0.75
+    assert trainer._plan(2.9, False) is None and trainer._plan(3.0, False) == 238  # 57 s are left, at 0.25 s a step
     at.plan = 200
-    assert trainer._plan(6.0, True) == 100 and trainer._plan(6.0, False) == 200  # half as fast as planned
+    assert trainer._plan(6.0, True) == 102 and trainer._plan(6.0, False) == 200  # half as fast as planned
     assert trainer._plan(3.2, True) == 200  # within the slack
     at.step = 190
     assert trainer._plan(90.0, True) == 200  # a decay that has begun is ended
+    at.step, at.plan = 1, None
+    assert trainer._plan(59.0, True) is None and trainer._plan(61.0, True) == 1
 
 
 # -- does it learn --------------------------------------------------------------------------------------------------
