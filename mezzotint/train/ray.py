@@ -33,7 +33,7 @@ def _ray() -> Any:
     except ImportError:
         raise ValueError("ray is not installed: pip install 'mezzotint[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

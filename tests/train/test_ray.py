@@ -19,10 +19,11 @@ from mezzotint.train import ray as on_ray  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine
+    """The one that RAY_ADDRESS names, or one of its own."""
     import ray
 
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 2, "include_dashboard": False}
+    ray.init(log_to_driver=False, **own)
     yield
     ray.shutdown()
 
