@@ -33,7 +33,7 @@ def _ray() -> Any:
     except ImportError:
         raise ValueError("ray is not installed: pip install 'mezzotint[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -43,8 +43,8 @@ def _ray() -> Any:
 # -- tokenising --------------------------------------------------------------------------------------------------------
 
 
-class _EncodeFiles:
-    """A file's name -> its documents' tokens, as rows that Arrow holds."""
+class EncodeFiles:
+    """{"source": index, "file": index} -> the documents of that file, tokenised, as rows that Arrow holds."""
 
     def __init__(self, sources: Sequence[Source], tokenizer: Tokenizer, choice: Choice, strict: bool) -> None:
         self.sources, self.tokenizer, self.choice, self.strict = sources, tokenizer, choice, strict
@@ -66,9 +66,14 @@ def encoded(sources: Sequence[Source], tokenizer: Tokenizer, choice: Choice, str
     """
     ray = _ray()
     files = [{"source": s, "file": f} for s, source in enumerate(sources) for f in range(len(source.files))]
-    work = _EncodeFiles(sources, tokenizer, choice, strict)
-    type = token_type(tokenizer.vocab_size)
-    for row in ray.data.from_items(files, override_num_blocks=len(files)).flat_map(work.__call__).iter_rows():
+    work = EncodeFiles(sources, tokenizer, choice, strict)
+    rows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(work.__call__).iter_rows()
+    return from_rows(rows, token_type(tokenizer.vocab_size))
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]], type: np.dtype[Any]) -> Stream:
+    """What `EncodeFiles` made, as the stream that `tokens.build` takes."""
+    for row in rows:
         found: Tokens | str = row["reason"]
         if not found:
             found = Tokens(np.frombuffer(row["ids"], type), np.frombuffer(row["learnt"], np.bool_))

@@ -1,5 +1,6 @@
 """`mezzotint data`: a corpus made and shown from the command line, errors in one sentence."""
 
+import importlib.util
 import json
 
 import pytest
@@ -44,3 +45,12 @@ def test_bad_input_is_one_sentence(run, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1] + b"\1")
     broken = run("show", "out")
     assert broken.exit_code == 2 and "a-00000.ends.npy" in broken.stderr
+
+
+def test_without_ray_the_error_says_what_to_install(run, tmp_path):
+    if importlib.util.find_spec("ray") is not None:
+        pytest.skip("ray is installed: see test_ray.py")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Who?", "completion": "Mia."}\n')
+    for args in (("build", "out", "a.jsonl", "--tokenizer", "tiny", "--ray"), ("regenerate", "new.jsonl", "a.jsonl")):
+        result = run(*args)
+        assert result.exit_code == 2 and "pip install 'mezzotint[ray]'" in result.stderr, result.output
