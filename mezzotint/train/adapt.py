@@ -474,7 +474,9 @@ def held_out_nats(
     order = sorted(examples, key=len)
     for begin in range(0, len(order), count):
         generator = torch.Generator().manual_seed((seed << 32) + begin)
-        batch = text_batch(order[begin : begin + count], size, stage, ids, generator)
+        batch = text_batch(order[begin : begin + count], size, stage, ids, generator).to(
+            denoiser.embedding.weight.device
+        )
         if weight := float(batch.weight.sum()):
             nats += float(loss(denoiser, batch)) * weight
             tokens += weight
@@ -491,7 +493,7 @@ def causal_nats(denoiser: Denoiser, examples: Sequence[Example], ids: Ids, count
         some = examples[begin : begin + count]
         batch = text_batch(some, 1, Stage(sizes={1: 1.0}, complement=False), ids, torch.Generator(), ar=1.0)
         width = int((batch.places.role[0] == CANVAS).sum())
-        clean = columns(batch, slice(width, None))
+        clean = columns(batch, slice(width, None)).to(denoiser.embedding.weight.device)
         if weight := float(clean.weight.sum()):
             nats += float(two_stream_loss(denoiser, clean)) * weight
             tokens += weight
