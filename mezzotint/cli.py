@@ -955,7 +955,10 @@ def train_report(
 Out = Annotated[str, typer.Option(help="The folder to write; it must not exist.")]
 Minutes = Annotated[float | None, typer.Option("--max-minutes", help="All of it, measuring included.")]
 Full = Annotated[bool, typer.Option("--full", help="Train all weights and write a whole checkpoint.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the configuration, such as rank=64.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Numbers of the configuration, such as rank=64.")
+]
+Resume = Annotated[bool, typer.Option(help="Go on with the run of the same --out that was stopped.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by default.")]
 
 
@@ -963,37 +966,35 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by
 @reporting
 def adapt(
     configuration: Annotated[str, typer.Argument(help="cpu-smoke, gpu-30min or gpu-2b.")] = "cpu-smoke",
+    overrides: Overrides = None,
     out: Out = "adapted",
     max_minutes: Minutes = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
     full: Full = False,
-    settings: Setting = None,
+    resume: Resume = False,
     seed: Seed = 0,
     threads: Threads = None,
     json_output: Json = False,
 ) -> None:
     """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
 
-    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library.
+    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library. Checkpoints of the run
+    lie in OUT.run.
     """
     began = time.perf_counter()
     from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
     from mezzotint.train.data import data_folder
-    from mezzotint.train.recipe import apply
 
     if configuration not in CONFIGURATIONS:
         raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}")
-    wanted = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
-    if full:
-        wanted = replace(wanted, learning_rate=2e-4)
-    if max_minutes is not None:
-        wanted = replace(wanted, minutes=max_minutes)
+    settings = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
+    settings = replace(settings, learning_rate=2e-4) if full else settings
     data = data_folder()
     if data is None:
         _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
     _adapted(
-        apply(wanted, settings or []), out, model, adapter, threads, json_output, began,
+        _timed(settings, max_minutes, overrides), out, model, adapter, resume, threads, json_output, began,
         lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
     )  # fmt: skip
 
@@ -1004,21 +1005,23 @@ def finetune(
     rows: Annotated[
         str, typer.Argument(help="JSON lines: messages; prompt, completion; or input, output, instruction.")
     ],
+    overrides: Overrides = None,
     out: Out = "finetuned",
-    max_minutes: Minutes = 10.0,
+    max_minutes: Minutes = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
     full: Full = False,
-    length: Annotated[int, typer.Option(help="Most tokens of a row.")] = 512,
-    settings: Setting = None,
+    resume: Resume = False,
     seed: Seed = 0,
     threads: Threads = None,
     json_output: Json = False,
 ) -> None:
-    """Teach a model your own rows: chats, prompts with completions, edits. A tenth of them is kept to measure on."""
+    """Teach a model your own rows: chats, prompts with completions, edits. A tenth of them is kept to measure on.
+
+    It takes ten minutes if nothing says how long; gate=all changes left-to-right text too.
+    """
     began = time.perf_counter()
     from mezzotint.recipes.adapt import Corpus, finetuning
-    from mezzotint.train.recipe import apply
     from mezzotint.train.rows import read_examples
 
     def read(checkpoint: Checkpoint, wanted: Any) -> Corpus:
@@ -1026,13 +1029,23 @@ def finetune(
 
     if not Path(rows).is_file():
         raise BadInput(f"there is no file {rows!r}")
-    wanted = replace(finetuning(max_minutes or 10.0, full), seed=seed, length=length)
-    _adapted(apply(wanted, settings or []), out, model, adapter, threads, json_output, began, read)
+    settings = _timed(replace(finetuning(10.0, full), seed=seed), max_minutes, overrides)
+    _adapted(settings, out, model, adapter, resume, threads, json_output, began, read)
+
+
+def _timed(settings: Any, max_minutes: float | None, overrides: list[str] | None) -> Any:
+    """The settings with overrides; a number of steps alone takes the place of the minutes."""
+    from mezzotint.train.recipe import apply
+
+    given = [f"minutes={max_minutes}"] if max_minutes is not None else []
+    given += overrides or []
+    keys = {override.partition("=")[0] for override in given}
+    return apply(settings, ["minutes=none", *given] if "max_steps" in keys and "minutes" not in keys else given)
 
 
 def _adapted(
-    settings: Any, out: str, model: str, adapter: str | None, threads: int | None, json_output: bool, began: float,
-    text_of: Callable[[Checkpoint, Any], Any],
+    settings: Any, out: str, model: str, adapter: str | None, resume: bool, threads: int | None, json_output: bool,
+    began: float, text_of: Callable[[Checkpoint, Any], Any],
 ) -> None:  # fmt: skip
     """Run an adaptation with its panel on stderr; the folder, or the report as JSON, on stdout."""
     import torch
@@ -1040,18 +1053,29 @@ def _adapted(
     import mezzotint as mz
     from mezzotint.recipes.adapt import finetuning, run
     from mezzotint.render import Progress
+    from mezzotint.train.distributed import join
 
+    folder = Path(f"{out}.run")
     if Path(out).exists():
         raise BadInput(f"{out} exists; give another folder with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise BadInput(f"{folder} holds a run that was stopped; --resume goes on with it, or give another --out")
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = mz.load(model, adapter)
-    text = text_of(checkpoint, settings)
-    if settings.name == "finetune" and any(example.draft is not None for example in text.train):
-        settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
-    print(f"{len(text.train)} texts, {len(text.held_out)} held out", file=sys.stderr)
-    with Progress() as panel:
-        report = run(checkpoint, text, settings, out, began=began, report=panel.show, say=_note)
+    with join() as ranks:
+        say: Callable[[str], None] = _note if ranks.first else lambda line: None
+        checkpoint = mz.load(model, adapter)
+        text = text_of(checkpoint, settings)
+        if settings.name == "finetune" and any(example.draft is not None for example in text.train):
+            settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
+        say(f"{len(text.train)} texts, {len(text.held_out)} held out")
+        with Progress() as panel:
+            report = run(
+                checkpoint, text, settings, out, began=began, report=panel.show if ranks.first else lambda at: None,
+                say=say, folder=folder, resume=resume, ranks=ranks,
+            )  # fmt: skip
+        if not ranks.first:
+            return
     if json_output:
         print(json.dumps(report))
         return

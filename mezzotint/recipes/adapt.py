@@ -10,11 +10,13 @@ only. The canvas loss is the mean cross-entropy of hidden tokens at a level, in 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +41,13 @@ from mezzotint.train.adapt import (
     two_stream_loss,
 )
 from mezzotint.train.data import held_out, read_rows
+from mezzotint.train.distributed import ALONE, Ranks
 from mezzotint.train.loss import Loss
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
+TRAINING = 0.7  # of the minutes, the rest is for loading and measuring
 CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
 
 
@@ -53,8 +57,8 @@ class Adaptation:
 
     full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next position, as the base's do; it,
     canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
-    length: most tokens of a piece of text. count: texts a step. held_out: tokens measured; prompts: held-out texts that are
-    continued, to count accepted drafts.
+    length: most tokens of a piece of text. count: texts a step, computed in `micro_batches` parts. held_out: tokens
+    measured; prompts: held-out texts that are continued, to count accepted drafts.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Adaptation:
     texts: int = 4000
     length: int = 192
     count: int = 2
+    micro_batches: int = 1
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(sizes={12: 1.0}, keep=0.0),))
     teach: float = 0.5
     own: float = 0.0
@@ -88,6 +93,8 @@ class Adaptation:
         for name in ("texts", "length", "count", "held_out", "canvas_length"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.count % self.micro_batches:
+            raise ValueError(f"count {self.count} is not a multiple of micro_batches {self.micro_batches}")
 
     def adapter(self, ids: Ids) -> AdapterConfig:
         return AdapterConfig(
@@ -112,7 +119,7 @@ def gpu(name: str, minutes: float) -> Adaptation:
         Stage(0.45, mixture, keep=0.0), Stage(0.4, mixture | {0: 0.25}, errors=0.15, keep=0.1),
     )  # fmt: skip
     return Adaptation(
-        name, minutes, rank=64, length=512, count=128, stages=stages, own=0.25, confidence=0.1, canvas_length=16,
+        name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, confidence=0.1, canvas_length=16,
         learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
     )  # fmt: skip
 
@@ -211,12 +218,14 @@ def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
 def run(
     checkpoint: Checkpoint, text: Corpus, settings: Adaptation, out: str | Path, *, began: float | None = None,
     report: Callable[[Progress], None] = lambda progress: None, say: Callable[[str], None] = lambda line: None,
-    prompts: Sequence[Sequence[int]] = (),
+    prompts: Sequence[Sequence[int]] = (), folder: Path | None = None, resume: bool = False, ranks: Ranks = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt `checkpoint` on `text`, save to `out`, and return what was measured (also `out`/report.json).
 
     A checkpoint that has an adapter goes on learning in it. began: when the minutes began (perf_counter); time that
-    measuring takes counts. Raises FileExistsError when `out` is there, ValueError for too little text.
+    measuring takes counts. folder: where the run keeps checkpoints of its own; resume goes on from them. On several ranks
+    the first one saves and measures; the others return how they trained. Raises FileExistsError when `out` is there,
+    ValueError for too little text.
     """
     out, began = Path(out), time.perf_counter() if began is None else began
     if out.exists():
@@ -228,7 +237,7 @@ def run(
     ids = ids_of(checkpoint, known.shift if known.trained_canvas else settings.shift)
     measure_on = _some(text.held_out, settings.held_out)
     prompts = prompts or [
-        [*e.context, *e.text[: len(e.text) // 2 if e.free else 1]] for e in measure_on[: settings.prompts]
+        [*e.context, *e.text[: max(1, len(e.text) // 2 if e.free else 1)]] for e in measure_on[: settings.prompts]
     ]
     noise = "hybrid" if any(stage.errors for stage in settings.stages) else "absorbing"
     facts = known if known.trained_canvas else replace(
@@ -237,23 +246,24 @@ def run(
 
     say(f"measuring the start on {sum(len(e.text) for e in measure_on)} tokens of {len(measure_on)} held-out texts")
     clock = time.perf_counter()
-    denoiser = _network(checkpoint, settings, ids)
+    denoiser = _network(checkpoint, settings, ids).to(ranks.device)
     probe = _causal(denoiser, measure_on)
     before = measure(denoiser, checkpoint, measure_on, ids, settings, prompts)
     measuring = time.perf_counter() - clock
 
     _learnt(denoiser, settings)
-    limits = {"minutes": settings.minutes, "max_steps": settings.max_steps}
-    if settings.minutes is not None:
-        left = settings.minutes - (time.perf_counter() - began + 1.3 * measuring) / 60
-        if left < 0.1 * settings.minutes:
+    minutes = settings.minutes
+    if minutes is not None:
+        left = minutes - (time.perf_counter() - began + 1.3 * measuring) / 60
+        if left < 0.1 * minutes:
             raise ValueError(
-                f"measuring takes {measuring / 60:.1f} of {settings.minutes:g} minutes twice; give more, or less held-out text"
+                f"measuring takes {measuring / 60:.1f} of {minutes:g} minutes twice; give more, or less held-out text"
             )
-        limits["minutes"] = left
+        minutes = min(left, TRAINING * minutes)  # mostly the latter, which a resumed run comes to again
     recipe = Recipe(
-        settings.name, denoiser.config, seed=settings.seed, bfloat16=settings.bfloat16,
-        optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay), **limits,  # type: ignore[arg-type]
+        settings.name, denoiser.config, minutes, settings.max_steps, settings.seed, bfloat16=settings.bfloat16,
+        optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay),
+        micro_batches=settings.micro_batches,
     )  # fmt: skip
     both = _both(denoiser)
     loss: Loss = CanvasLoss(ids.mask, settings.teach, settings.own, settings.confidence)
@@ -263,8 +273,11 @@ def run(
             text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
             settings.ar if both else 0.0,
         ),
-        two_stream_loss if both else loss,
+        two_stream_loss if both else loss, folder=folder, ranks=ranks,
+        data=hashlib.sha256(repr(text.train).encode()).hexdigest(),
     )  # fmt: skip
+    if resume and (step := trainer.resume()):
+        say(f"going on from step {step}")
     clock = time.perf_counter()
     losses: list[float] = []
     for progress in trainer.run():
@@ -272,9 +285,11 @@ def run(
         report(progress)
     seconds = time.perf_counter() - clock
     made = {
-        "configuration": settings.name, "seed": settings.seed, "steps": len(losses), "positions": trainer.at.positions,
+        "configuration": settings.name, "seed": settings.seed, "steps": trainer.at.step, "positions": trainer.at.positions,
         "train_seconds": round(seconds, 1), "full": settings.full, "gate": settings.gate,
     }  # fmt: skip
+    if not ranks.first:
+        return made
     if settings.full:
         Checkpoint.of(denoiser, checkpoint.name, checkpoint.tokenizer, facts, checkpoint.license).save(
             out, torch.bfloat16
@@ -285,11 +300,12 @@ def run(
         plain = replace(checkpoint, adapter=None, name=checkpoint.name if old is None else old.base.name)
         plain.save_adapter(out, denoiser, facts, made)
         after_checkpoint = plain.with_adapter(out)
-        after_network = after_checkpoint.denoiser()
+        after_network = after_checkpoint.denoiser(device=ranks.device)
     say("measuring the end")
     after = measure(after_network, after_checkpoint, measure_on, ids, settings, prompts)
     result = {
-        **made, "before": before._asdict(), "after": after._asdict(), "first_loss": losses[0], "last_loss": losses[-1],
+        **made, "before": before._asdict(), "after": after._asdict(), "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
         "ar_bit_equal": torch.equal(probe, _causal(after_network, measure_on)),
         "held_out_texts": len(measure_on), "draft_length": settings.draft_length,
         "total_seconds": round(time.perf_counter() - began, 1), "threads": torch.get_num_threads(),
@@ -359,8 +375,9 @@ def measure(
     causal = causal_nats(denoiser, examples, ids) if _both(denoiser) else None
     if not prompts:
         return Measured(nats, tokens, None, causal)
+    here = denoiser if denoiser.embedding.weight.device.type == "cpu" else deepcopy(denoiser).to("cpu")
     drafting = SelfSpeculation(
-        denoiser, checkpoint.process, settings.draft_length, "none", stop_ids=frozenset(checkpoint.tokenizer.eos_ids),
+        here, checkpoint.process, settings.draft_length, "none", stop_ids=frozenset(checkpoint.tokenizer.eos_ids),
         controls=tuple(ids.control.values()),
     )  # fmt: skip
     with torch.inference_mode():
@@ -374,6 +391,6 @@ def _causal(denoiser: Denoiser, examples: Sequence[Example]) -> torch.Tensor:
     """What the clean stream says of the first held-out texts: logits that an adapter must leave as they are."""
     ids = [list(e.context) + list(e.text) for e in examples[:4]]
     length = min(64, *map(len, ids))
-    tokens = torch.tensor([row[:length] for row in ids])
+    tokens = torch.tensor([row[:length] for row in ids], device=denoiser.embedding.weight.device)
     counts = torch.full((len(ids),), length)
     return denoiser.read(tokens, counts, denoiser.new_cache(len(ids), length), every=True).logits

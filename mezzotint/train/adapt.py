@@ -319,11 +319,10 @@ class CanvasLoss:
         x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
         where = weight > 0
         b, c = where.nonzero().unbind(-1)
-        column = (
-            canvas.places.position[b, c] + denoiser.shift - 1
-        )  # of the clean row that speaks about the same position
+        # the column of the clean row that speaks about the same position
+        column = canvas.places.position[b, c] + denoiser.shift - 1
         exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
-        teacher = law[row[b], column.clamp(min=0)] if self.teach else None
+        teacher = law[row[b], column.clamp(0, law.shape[1] - 1)] if self.teach else None
         nats = _weighted_nats(
             denoiser, denoiser.norm(x[where]), canvas.places.role[where], canvas.target[where], weight[where], self.chunk,
             teacher, self.teach * exact,
@@ -338,9 +337,8 @@ class CanvasLoss:
     @torch.no_grad()
     def _read(self, denoiser: Denoiser, clean: Batch) -> tuple[Recorded, Tensor, Tensor]:
         """The clean stream, each text once: keys and values, normed states `[U, L, D]`, and which text each row has `[B]`."""
-        same = (clean.tokens[1:] == clean.tokens[:-1]).all(-1) & (
-            clean.places.valid[1:] == clean.places.valid[:-1]
-        ).all(-1)
+        same = (clean.tokens[1:] == clean.tokens[:-1]).all(-1)
+        same &= (clean.places.valid[1:] == clean.places.valid[:-1]).all(-1)
         first = F.pad(~same, (1, 0), value=True)
         places = Places(*(x[first] for x in clean.places))
         cache = denoiser.new_cache(int(first.sum()), clean.tokens.shape[1])
@@ -474,7 +472,9 @@ def held_out_nats(
     order = sorted(examples, key=len)
     for begin in range(0, len(order), count):
         generator = torch.Generator().manual_seed((seed << 32) + begin)
-        batch = text_batch(order[begin : begin + count], size, stage, ids, generator)
+        batch = text_batch(order[begin : begin + count], size, stage, ids, generator).to(
+            denoiser.embedding.weight.device
+        )
         if weight := float(batch.weight.sum()):
             nats += float(loss(denoiser, batch)) * weight
             tokens += weight
@@ -491,7 +491,7 @@ def causal_nats(denoiser: Denoiser, examples: Sequence[Example], ids: Ids, count
         some = examples[begin : begin + count]
         batch = text_batch(some, 1, Stage(sizes={1: 1.0}, complement=False), ids, torch.Generator(), ar=1.0)
         width = int((batch.places.role[0] == CANVAS).sum())
-        clean = columns(batch, slice(width, None))
+        clean = columns(batch, slice(width, None)).to(denoiser.embedding.weight.device)
         if weight := float(clean.weight.sum()):
             nats += float(two_stream_loss(denoiser, clean)) * weight
             tokens += weight

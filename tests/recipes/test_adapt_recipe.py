@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mezzotint.cli import app
 from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
 from mezzotint.train.adapt import Example, Stage
 from mezzotint.train.rows import examples_of, read_examples
+from mezzotint.train.trainer import Stopped
 
 TEXTS = [f"{name} has a {colour} ball. {name} takes the {colour} ball home."
          for name in ("Mia", "Ben", "Ada", "Tom") for colour in ("red", "blue", "green", "black")]  # fmt: skip
@@ -84,6 +86,21 @@ def test_pairs_that_act_everywhere_change_the_ar_text_too(tiny, text, tmp_path):
     assert report["ar_bit_equal"] is False and report["after"]["causal_nats"] < report["before"]["causal_nats"] - 0.02
     assert report["after"]["canvas_nats"]["t=1"] < report["before"]["canvas_nats"]["t=1"]
     assert mz.load("tiny", adapter=tmp_path / "all").adapter.gate == "all"
+
+
+def test_a_stopped_run_goes_on_and_ends_in_the_same_adapter(adapted, tiny, text, tmp_path):
+    report, _ = adapted
+
+    def stop(progress):
+        if progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped, match="SIGINT after 4 steps"):
+        run(tiny, text, QUICK, tmp_path / "a", folder=folder, report=stop)
+    assert any(folder.iterdir()) and not (tmp_path / "a").exists()
+    again = run(tiny, text, QUICK, tmp_path / "a", folder=folder, resume=True)
+    assert again["after"] == report["after"] and again["steps"] == 6
 
 
 def test_minutes_hold_measuring_too(tiny, text, tmp_path):
@@ -168,8 +185,8 @@ def test_rows_are_held_out_whole(tmp_path):
 def test_the_commands(tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps({"input": t.replace("ball", "bal"), "output": t}) for t in TEXTS))
-    quick = [x for s in ("max_steps=2", "minutes=none", "held_out=40", "prompts=0", "rank=4") for x in ("--set", s)]
-    ask = ["finetune", str(rows), "--model", "tiny", "--out", str(tmp_path / "mine"), *quick]
+    quick = ["max_steps=2", "held_out=40", "prompts=0", "rank=4", "--model", "tiny"]
+    ask = ["finetune", str(rows), *quick, "--out", str(tmp_path / "mine")]
     result = CliRunner().invoke(app, ask)
     assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "mine"), result.output
     assert "12 held" not in result.stderr and "AR logits bit-equal: True" in result.stderr
@@ -180,14 +197,12 @@ def test_the_commands(tmp_path, monkeypatch):
     assert said.exit_code == 0 and said.stdout == plain.stdout  # verified: the base's own text
     for arguments, problem in (
         (ask, "exists"), (["adapt", "gpu"], "known: cpu-smoke"), (["finetune", "none.jsonl"], "no file 'none.jsonl'"),
-        ([*ask[:5], str(tmp_path / "z"), "--set", "rnk=3"], "'rank'"),
+        ([*ask[:-1], str(tmp_path / "z"), "rnk=3"], "'rank'"),
     ):  # fmt: skip
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2 and problem in result.stderr, result.output
     monkeypatch.delenv("MEZZOTINT_DATA", raising=False)
-    result = CliRunner().invoke(
-        app, ["adapt", "--model", "tiny", "--out", str(tmp_path / "a"), "--json", "--set", "texts=60", *quick]
-    )
+    result = CliRunner().invoke(app, ["adapt", "cpu-smoke", "texts=60", *quick, "--out", str(tmp_path / "a"), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["configuration"] == "cpu-smoke"
 
 

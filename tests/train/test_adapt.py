@@ -223,6 +223,15 @@ def test_the_loss_and_its_gradients_are_those_of_one_whole_pass(shift, context):
         assert float(CanvasLoss(MASK, teach=0.5, chunk=7)(denoiser, batch)) == pytest.approx(found[0][0], rel=1e-5)
 
 
+def test_an_edit_has_no_teacher():
+    """The clean text beside an edit ends where the canvas begins: no causal law speaks of its labels."""
+    denoiser = network()
+    pairs = [Example([5, 6], [7, 8, 9, 10], draft=[7, 11, 10]), Example([5], [7], draft=[7, 8])]
+    batch = edit_batch(pairs, ids(), generator())
+    with torch.no_grad():
+        assert torch.equal(CanvasLoss(MASK, teach=1.0)(denoiser, batch), CanvasLoss(MASK, teach=0.0)(denoiser, batch))
+
+
 def test_both_streams_learn_in_one_pass():
     denoiser = network(gate="all")
     batch = text_batch(texts(3, context=4, ends=True), 4, Stage(), ids(), generator(), ar=0.3)
