@@ -698,21 +698,17 @@ def train(
     import torch
 
     from mezzotint.recipes import digits, tiny
-    from mezzotint.render import Progress
     from mezzotint.train.data import data_folder
     from mezzotint.train.distributed import join
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings = _settings(minutes, steps, overrides or [])
-    with join() as ranks, Progress() as panel:
-        report = panel.show if ranks.first else lambda progress: None
+    with join() as ranks:
         if recipe == "digits":
             pictures, _ = digits.load_pictures()
             checkpoint = digits.checkpoint(
-                digits.train(
-                    pictures, seed=seed, report=report, overrides=settings, folder=run, resume=resume, ranks=ranks
-                )
+                digits.train(pictures, seed=seed, overrides=settings, folder=run, resume=resume, ranks=ranks)
             )
         else:
             data = data_folder()
@@ -722,16 +718,7 @@ def train(
             if ranks.first:
                 print(f"{len(corpus.train)} documents, {len(corpus.held_out)} held out", file=sys.stderr)
             checkpoint = tiny.train(
-                corpus,
-                9.0,
-                None,
-                seed,
-                objective,
-                report=report,
-                overrides=settings,
-                folder=run,
-                resume=resume,
-                ranks=ranks,
+                corpus, 9.0, None, seed, objective, overrides=settings, folder=run, resume=resume, ranks=ranks
             )
         if ranks.first:
             checkpoint.save(out, torch.bfloat16)

@@ -31,6 +31,7 @@ from mezzotint.noise import Absorbing, NoiseProcess, Uniform
 from mezzotint.shapes import Tokens
 from mezzotint.train.corruption import told_batch
 from mezzotint.train.distributed import ALONE, Ranks
+from mezzotint.train.monitor import Monitor
 from mezzotint.train.recipe import apply
 from mezzotint.train.trainer import Batch, Batches, Optimizer, Progress, Recipe, Trainer, by_rows, initialise
 
@@ -128,7 +129,10 @@ def train(
     denoiser = initialise(recipe.config, recipe.seed)
     batches = make_batches(pictures, noise, recipe.config.prefix, recipe.seed, rows)
     data = hashlib.sha256(pictures.shades.numpy().tobytes()).hexdigest()
-    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume)
+    watch = None
+    if folder is not None and ranks.first:
+        watch = Monitor(folder, mask_id=MASK_ID, probe_every=50 * (not recipe.shard)).watch
+    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume, watch)
     return denoiser
 
 

@@ -29,6 +29,7 @@ from mezzotint.recipes.tiny_text import little_texts
 from mezzotint.train.corruption import Corruption, causal_batch, pad_rows
 from mezzotint.train.data import Rows, held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
+from mezzotint.train.monitor import Monitor, sample_text
 from mezzotint.train.recipe import apply
 from mezzotint.train.trainer import Batch, Batches, Optimizer, Progress, Recipe, Trainer, by_rows, initialise
 
@@ -180,8 +181,12 @@ def train(
     data = hashlib.sha256(repr(rows.rows).encode()).hexdigest()
     ar_steps = min(AR_STEPS, recipe.max_steps // 4) if recipe.max_steps else AR_STEPS
     batches = make_batches(rows, tokenizer, objective, count, ar_steps)
-    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume)
-    known = facts(tokenizer)
+    known, watch = facts(tokenizer), None
+    if folder is not None and ranks.first:
+        alone = not recipe.shard  # a sharded network computes on all ranks or not at all
+        sample = sample_text(tokenizer, known, "Mia has") if alone and objective == "diffusion" else None
+        watch = Monitor(folder, mask_id=known.mask_id, probe_every=50 * alone, sample=sample).watch
+    Trainer(denoiser, recipe, batches, folder=folder, data=data, ranks=ranks).follow(report, resume, watch)
     if objective == "ar":
         known = Facts().with_control(CONTROL, tokenizer)
     return Checkpoint.of(denoiser, recipe.name.replace(" diffusion", ""), tokenizer, known, "Apache-2.0")

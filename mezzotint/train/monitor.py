@@ -33,7 +33,7 @@ from torch import Tensor
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, CLEAN, context_causal
-from mezzotint.train.trainer import Batch
+from mezzotint.train.batch import Batch, Batches
 
 METRICS = "metrics.jsonl"
 BINS = 5  # of the share of a canvas that is noise
@@ -71,7 +71,7 @@ class Run(Protocol):
     """A trainer, as far as it is watched."""
 
     denoiser: Denoiser
-    batches: Callable[[int], Batch]
+    batches: Batches
 
     def run(self) -> Iterator[Any]: ...
 
@@ -281,11 +281,7 @@ class Monitor:
             row["mfu"] = round(flops_per_position(denoiser.config, self.probed["keys"]) * speed / peak, 4)
         if self.probe_every and at.step % self.probe_every == 0:
             batch = trainer.batches(at.step + 1)
-            moved = batch._replace(
-                tokens=batch.tokens.to(device), target=batch.target.to(device), weight=batch.weight.to(device),
-                places=type(batch.places)(*(x.to(device) for x in batch.places)),
-            )  # fmt: skip
-            found = breakdown(denoiser, moved, self.mask_id)
+            found = breakdown(denoiser, batch.to(device), self.mask_id)
             row |= found
             self.probed = {**found, "keys": batch.tokens.shape[1] // 2}  # of causal rows: half
         if self.sample is not None and self.sample_every and at.step % self.sample_every == 0:

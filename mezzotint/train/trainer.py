@@ -348,11 +348,14 @@ class Trainer:
         self.denoiser.eval().requires_grad_(False)
         self.denoiser.flexible = False
 
-    def follow(self, report: Callable[[Progress], None], resume: bool = False) -> None:
-        """`run` to the end, told to `report`; with `resume`, from where the folder's run was left."""
+    def follow(
+        self, report: Callable[[Progress], None], resume: bool = False,
+        watch: Callable[[Trainer], Iterator[Progress]] | None = None,
+    ) -> None:  # fmt: skip
+        """`run` to the end, told to `report`; with `resume`, from where the folder's run was left. watch: a `Monitor`'s."""
         if resume and (step := self.resume()):
             self.say(f"going on from step {step}")
-        for progress in self.run():
+        for progress in watch(self) if watch else self.run():
             report(progress)
 
     def _agree(self, due: bool, seconds: float) -> tuple[float, bool, float, float]:

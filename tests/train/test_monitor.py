@@ -30,7 +30,7 @@ from mezzotint.train.monitor import (
     sparkline,
 )
 from mezzotint.train.report import chart, report, write_report
-from mezzotint.train.trainer import Recipe, Trainer, initialise
+from mezzotint.train.trainer import Recipe, Trainer, by_rows, initialise
 
 MASK, V = 0, 60
 CONFIG = ModelConfig(V, 32, 2, 2, 2, 16, 64, 128, canvas_role=True)
@@ -44,9 +44,9 @@ def streams(step=0):
     return CORRUPTION.blocks(ROWS, 3, 8, draws, torch.Generator().manual_seed(step), ar=0.3)
 
 
-def trainer(steps=12, batches=streams):
+def trainer(steps=12, batches=None):
     recipe = Recipe("x", CONFIG, max_steps=steps, bfloat16=False)
-    return Trainer(initialise(CONFIG, 0), recipe, batches)
+    return Trainer(initialise(CONFIG, 0), recipe, batches or by_rows(streams))
 
 
 def quiet(**options):
@@ -125,7 +125,7 @@ def replayed(begin, end, loss=2.0):
         Step(n, n / 100, loss, 1e-3, 10 * (n + 1), n / 7, held_out=1.5 if n % 4 == 3 else None)
         for n in range(begin, end)
     ]
-    return SimpleNamespace(denoiser=initialise(CONFIG, 0), batches=streams, run=lambda: iter(steps))
+    return SimpleNamespace(denoiser=initialise(CONFIG, 0), batches=by_rows(streams), run=lambda: iter(steps))
 
 
 def test_a_resumed_run_takes_back_the_rows_that_it_repeats(tmp_path):
