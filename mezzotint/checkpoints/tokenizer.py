@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from mezzotint.checkpoints.chat import render
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.files import whole_file
 from mezzotint.checkpoints.gguf import GGUFFile
@@ -302,6 +301,8 @@ class Tokenizer:
 
     def chat_pieces(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int | str]:
         """What `chat` encodes: ids of markers, and the plain text between them."""
+        from mezzotint.checkpoints.chat import render  # here, since training does without jinja2
+
         if self.chat_template is None:
             raise ValueError("this checkpoint has no chat template; encode a raw prompt instead")
         names = {"bos_token": self.bos or "", "eos_token": self._eos_name or "", "pad_token": self.pad or ""}

@@ -67,7 +67,12 @@ class _ChunkedNats(torch.autograd.Function):
 def weighted_nats(
     denoiser: Denoiser, batch: Batch, visible: Visibility | None = None, chunk: int = CHUNK
 ) -> Tensor:  # fmt: skip
-    """The sum over positions of weight times cross-entropy in nats, a scalar. Positions of weight 0 are not computed."""
+    """The sum over positions of weight times cross-entropy in nats, a scalar. Positions of weight 0 are not computed.
+
+    Raises ValueError for a network with an adapter, whose head depends on the place: `adapt.py` has its losses.
+    """
+    if denoiser.adapter is not None:
+        raise ValueError("this network has an adapter; its loss is adapt.CanvasLoss or adapt.two_stream_loss")
     hidden = denoiser(
         batch.tokens, batch.places, visible or context_causal(), condition=batch.condition, logits=False
     ).hidden  # [B, T, D]

@@ -15,6 +15,7 @@ from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
 from mezzotint.noise import Absorbing
 from mezzotint.recipes import digits
 from mezzotint.train.corruption import told_batch
+from mezzotint.train.recipe import Optimizer
 from mezzotint.train.trainer import Recipe, Trainer, initialise
 
 PREFIX = ModelConfig(23, 32, 2, 4, 2, 8, 48, 64, condition=Conditioning(classes=5, embedding=3, length=2))
@@ -128,7 +129,7 @@ def test_it_learns_to_follow_and_the_null_learns_the_mixture(way, kind):
         return told_batch(clean, [told[i] for i in index], noise, config.prefix, 0.2, draws, generator)
 
     model = initialise(config, 0)
-    recipe = Recipe("told", config, max_steps=80, learning_rate=2e-2, warmup=5, bfloat16=False)
+    recipe = Recipe("told", config, max_steps=80, optimizer=Optimizer(learning_rate=2e-2, warmup=5), bfloat16=False)
     for _ in Trainer(model, recipe, batch).run():
         pass
     rows = config.prefix + 3

@@ -78,7 +78,7 @@ def test_a_step_is_a_function_of_the_seed_and_the_step():
     one, other = (tiny.make_batches(rows, tokenizer, count=8, ar_steps=0) for _ in range(2))
     other(7)
     for step in (0, 3):
-        assert all(torch.equal(a, b) for a, b in zip(one(step)[2:], other(step)[2:], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one(step)[2:4], other(step)[2:4], strict=True))
     assert not torch.equal(one(0).tokens, one(2).tokens)
 
 
