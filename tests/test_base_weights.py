@@ -12,6 +12,7 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.verify import GivenText, PreviousIterate, RandomTokens, SmallerModel, Verified
 
 TOKENS, NEAR_TIE = 64, 1e-4
+ROWS = 10  # prompts decoded together
 
 
 @pytest.fixture(scope="module")
@@ -72,36 +73,39 @@ def test_logits_and_greedy_text_equal_transformers(engine, theirs, count):
     assert worst < 2e-3
 
 
-def drafters(engine, smaller, number):
+def drafters(engine, smaller, prompts, questions):
     vocab = engine.checkpoint.config.vocab_size
-    prompt = len(ids(engine, number))
-    given = engine.tokenizer.encode("Here is a simple answer to your question: " + PROMPTS[number])
+    given = engine.tokenizer.encode("Here is a simple answer to your question: " + " ".join(questions))
+    lengths = [len(prompt) for prompt in prompts]
     yield "random", RandomTokens(vocab)
     yield "previous iterate", PreviousIterate(vocab)
-    yield "given text", GivenText(given, [prompt])
-    yield "smaller model", SmallerModel(smaller, prompt + 2 * TOKENS)
-    yield "the model itself", SmallerModel(engine.denoiser, prompt + 2 * TOKENS)  # always right: whole drafts are kept
+    yield "given text", GivenText(given, lengths)
+    yield "smaller model", SmallerModel(smaller, max(lengths) + 2 * TOKENS)
+    yield "the model itself", SmallerModel(engine.denoiser, max(lengths) + 2 * TOKENS)  # always right: whole drafts stay
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_verified_equals_ar_for_every_draft_source(engine, smaller, count, temperature):
     ties = []
-    total = count(50)
-    for number in range(total if temperature == 0 else max(2, total // 5)):
-        prompt = ids(engine, number)
+    total = count(50) if temperature == 0 else max(2, count(50) // 5)
+    for first in range(0, total, ROWS):
+        numbers = list(range(first, min(first + ROWS, total)))
+        prompts = [ids(engine, number) for number in numbers]
 
-        def decode(drafter, prompt=prompt, seed=number):
-            length = 4 if drafter else 0
-            run = Verified(engine.denoiser, drafter, length, temperature, stop_ids=engine.stop_ids)
+        def decode(drafter, prompts=prompts, numbers=numbers):
+            run = Verified(engine.denoiser, drafter, 4 if drafter else 0, temperature, stop_ids=engine.stop_ids)
+            texts = [[] for _ in prompts]
             with torch.inference_mode():
-                frames = list(run.frames([prompt], TOKENS, Draws.of(seed)))
-            return [t for frame in frames for t in frame.tokens[: frame.committed]]
+                for frame in run.frames(prompts, TOKENS, Draws.of(numbers)):
+                    texts[frame.row] += frame.tokens[: frame.committed]
+            return texts
 
         ar = decode(None)
-        for name, drafter in drafters(engine, smaller, number):
-            gap = first_difference(engine, prompt, ar, decode(drafter))
-            if gap is not None:
-                ties.append((PROMPTS[number], name, gap))
+        for name, drafter in drafters(engine, smaller, prompts, [PROMPTS[number] for number in numbers]):
+            for number, prompt, one, other in zip(numbers, prompts, ar, decode(drafter), strict=True):
+                gap = first_difference(engine, prompt, one, other)
+                if gap is not None:
+                    ties.append((PROMPTS[number], name, gap))
     print(f"temperature {temperature}: {len(ties)} near ties: {ties}")
     if temperature == 0:
         assert all(gap < NEAR_TIE for _, _, gap in ties)
