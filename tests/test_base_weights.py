@@ -81,7 +81,10 @@ def drafters(engine, smaller, prompts, questions):
     yield "previous iterate", PreviousIterate(vocab)
     yield "given text", GivenText(given, lengths)
     yield "smaller model", SmallerModel(smaller, max(lengths) + 2 * TOKENS)
-    yield "the model itself", SmallerModel(engine.denoiser, max(lengths) + 2 * TOKENS)  # always right: whole drafts stay
+    yield (
+        "the model itself",
+        SmallerModel(engine.denoiser, max(lengths) + 2 * TOKENS),
+    )  # always right: whole drafts stay
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
