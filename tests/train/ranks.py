@@ -140,8 +140,13 @@ def sharded(top: Path) -> dict:
     names = ("moved", "same", "through", "plain")
     weights = {name: got(top, f"{name}-weights")[0] for name in names}
 
+    began = initialise(RECIPE.config, RECIPE.seed).slots()
+
     def distance(a: str, b: str) -> float:
-        return max(float((torch.tensor(weights[a][n]) - torch.tensor(weights[b][n])).abs().max()) for n in weights[a])
+        """Between two ends, in units of how far the run went: root mean squares over all weights."""
+        ends = [torch.cat([torch.tensor(weights[x][n]).flatten() for n in began]) for x in (a, b)]
+        start = torch.cat([w.detach().flatten() for w in began.values()])
+        return float((ends[0] - ends[1]).norm() / (ends[1] - start).norm())
 
     return {
         "codes": codes, "files": sorted(p.name for p in (top / "moved").glob("step-00000006/*")),
