@@ -676,7 +676,8 @@ def train(
     ] = None,
     out: Annotated[str, typer.Option(help="The folder to write; it must not exist.")] = "tiny-model",
     minutes: Annotated[
-        float | None, typer.Option("--max-minutes", "--minutes", help="How long to train; 9 if nothing says how long.")
+        float | None,
+        typer.Option("--max-minutes", "--minutes", help="How long to train; 9 (digits: 4) if nothing says how long."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Train so many steps instead: the same on any machine.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run of the same --out that was stopped.")] = False,
@@ -690,11 +691,7 @@ def train(
     """
     if recipe not in ("tiny", "digits"):
         raise BadInput(f"unknown recipe {recipe!r}; known: tiny, digits")
-    if Path(out).exists():
-        raise BadInput(f"{out} exists; give another folder with --out")
-    run = Path(f"{out}.run")
-    if run.is_dir() and any(run.iterdir()) and not resume:
-        raise BadInput(f"{run} holds a run that was stopped; --resume goes on with it, or give another --out")
+    run = _run_folder(out, resume)
     import torch
 
     from mezzotint.recipes import digits, tiny
@@ -721,8 +718,18 @@ def train(
                 corpus, 9.0, None, seed, objective, overrides=settings, folder=run, resume=resume, ranks=ranks
             )
         if ranks.first:
-            checkpoint.save(out, torch.bfloat16)
+            checkpoint.save(out, torch.float32 if recipe == "digits" else torch.bfloat16)
             print(out)
+
+
+def _run_folder(out: str, resume: bool) -> Path:
+    """Where a run that is to write `out` keeps its checkpoints."""
+    run = Path(f"{out}.run")
+    if Path(out).exists():
+        raise BadInput(f"{out} exists; give another folder with --out")
+    if run.is_dir() and any(run.iterdir()) and not resume:
+        raise BadInput(f"{run} holds a run that was stopped; --resume goes on with it, or give another --out")
+    return run
 
 
 def _settings(minutes: float | None, steps: int | None, overrides: list[str]) -> list[str]:
@@ -972,6 +979,7 @@ def adapt(
     began = time.perf_counter()
     from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
     from mezzotint.train.data import data_folder
+    from mezzotint.train.recipe import apply
 
     if configuration not in CONFIGURATIONS:
         raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}")
@@ -981,7 +989,7 @@ def adapt(
     if data is None:
         _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
     _adapted(
-        _timed(settings, max_minutes, overrides), out, model, adapter, resume, threads, json_output, began,
+        apply(settings, _settings(max_minutes, None, overrides or [])), out, model, adapter, resume, threads, json_output, began,
         lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
     )  # fmt: skip
 
@@ -1009,6 +1017,7 @@ def finetune(
     """
     began = time.perf_counter()
     from mezzotint.recipes.adapt import Corpus, finetuning
+    from mezzotint.train.recipe import apply
     from mezzotint.train.rows import read_examples
 
     def read(checkpoint: Checkpoint, wanted: Any) -> Corpus:
@@ -1016,18 +1025,8 @@ def finetune(
 
     if not Path(rows).is_file():
         raise BadInput(f"there is no file {rows!r}")
-    settings = _timed(replace(finetuning(10.0, full), seed=seed), max_minutes, overrides)
+    settings = apply(replace(finetuning(10.0, full), seed=seed), _settings(max_minutes, None, overrides or []))
     _adapted(settings, out, model, adapter, resume, threads, json_output, began, read)
-
-
-def _timed(settings: Any, max_minutes: float | None, overrides: list[str] | None) -> Any:
-    """The settings with overrides; a number of steps alone takes the place of the minutes."""
-    from mezzotint.train.recipe import apply
-
-    given = [f"minutes={max_minutes}"] if max_minutes is not None else []
-    given += overrides or []
-    keys = {override.partition("=")[0] for override in given}
-    return apply(settings, ["minutes=none", *given] if "max_steps" in keys and "minutes" not in keys else given)
 
 
 def _adapted(
@@ -1042,11 +1041,7 @@ def _adapted(
     from mezzotint.render import Progress
     from mezzotint.train.distributed import join
 
-    folder = Path(f"{out}.run")
-    if Path(out).exists():
-        raise BadInput(f"{out} exists; give another folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise BadInput(f"{folder} holds a run that was stopped; --resume goes on with it, or give another --out")
+    folder = _run_folder(out, resume)
     if threads is not None:
         torch.set_num_threads(threads)
     with join() as ranks:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.layers import Terms
+from mezzotint.model.layers import Term, Terms
 from mezzotint.model.visibility import CLEAN, Places
 from mezzotint.shapes import Logits, Tokens
 
@@ -133,14 +133,29 @@ class LayerPairs(nn.Module):
     def terms(self, gate: Gate) -> Terms:
         """What each product of the block adds in a pass with this gate."""
 
-        def term(pair: LowRank):  # type: ignore[no-untyped-def]
+        def term(pair: nn.Module) -> Term:
+            assert isinstance(pair, LowRank)
             return lambda y, x: pair.add(y, x, gate)
 
-        return Terms(**{name: term(pair) for name, pair in self.pairs.items()})  # type: ignore[arg-type]
+        return Terms(**{name: term(pair) for name, pair in self.pairs.items()})
 
     def products(self) -> dict[str, Tensor]:
         """Name of a fused product -> what merging adds to its weight."""
         return {name: pair.product() for name, pair in self.pairs.items() if isinstance(pair, LowRank)}
+
+
+def fill(slots: dict[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy named tensors into all `slots`, one at a time. Raises ValueError for a missing, unknown or misshapen one."""
+    slots = dict(slots)
+    for name, tensor in tensors:
+        if name not in slots:
+            raise ValueError(f"unknown or repeated tensor {name!r} of shape {tuple(tensor.shape)}")
+        slot = slots.pop(name)
+        if slot.shape != tensor.shape:
+            raise ValueError(f"tensor {name!r} has shape {tuple(tensor.shape)}; expected {tuple(slot.shape)}")
+        slot.copy_(tensor)
+    if slots:
+        raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
 
 
 class Adapter(nn.Module):
@@ -226,14 +241,5 @@ class Adapter(nn.Module):
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> Adapter:
         """Copy named tensors in. Raises ValueError for a missing, unknown or misshapen one."""
-        slots = self.tensors()
-        for name, tensor in tensors:
-            if name not in slots:
-                raise ValueError(f"unknown or repeated tensor {name!r} of shape {tuple(tensor.shape)}")
-            slot = slots.pop(name)
-            if slot.shape != tensor.shape:
-                raise ValueError(f"tensor {name!r} has shape {tuple(tensor.shape)}; expected {tuple(slot.shape)}")
-            slot.copy_(tensor)
-        if slots:
-            raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
+        fill(self.tensors(), tensors)
         return self

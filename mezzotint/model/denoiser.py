@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.adapter import Adapter, AdapterConfig, LayerPairs
+from mezzotint.model.adapter import Adapter, AdapterConfig, LayerPairs, fill
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
@@ -99,16 +99,7 @@ class Denoiser(nn.Module):
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> Denoiser:
         """Copy named weights in, one at a time. Raises ValueError for a missing, unknown or misshapen tensor."""
-        slots = self.slots()
-        for name, tensor in weights:
-            if name not in slots:
-                raise ValueError(f"unknown or repeated tensor {name!r} of shape {tuple(tensor.shape)}")
-            slot = slots.pop(name)
-            if slot.shape != tensor.shape:
-                raise ValueError(f"tensor {name!r} has shape {tuple(tensor.shape)}; expected {tuple(slot.shape)}")
-            slot.copy_(tensor)
-        if slots:
-            raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
+        fill(self.slots(), weights)
         return self
 
     @torch.no_grad()

@@ -427,7 +427,7 @@ def _weighted_nats(
     head = denoiser.embedding.weight if denoiser.head is None else denoiser.head.weight
     rows = None if denoiser.adapter is None else denoiser.adapter.control_out
     learnt = [p for p in (head, rows) if p is not None and p.requires_grad]
-    return _Chunked.apply(nats, chunk, hidden, *learnt)  # type: ignore[no-untyped-call]
+    return _Chunked.apply(nats, chunk, hidden, *learnt)  # type: ignore[no-untyped-call]  # torch's own
 
 
 class _Chunked(torch.autograd.Function):

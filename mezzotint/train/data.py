@@ -135,7 +135,7 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
         if path.suffix == ".xz":
             opened: IO[bytes] = lzma.open(path)  # noqa: SIM115  # closed below
         elif path.suffix == ".gz":
-            opened = gzip.open(path)  # type: ignore[assignment]  # noqa: SIM115
+            opened = gzip.open(path)  # type: ignore[assignment]  # noqa: SIM115  # reads bytes; closed below
         else:
             opened = io.BufferedReader(_Zstd(path), 1 << 17) if path.suffix == ".zst" else path.open("rb")
         with opened as file:

@@ -183,7 +183,7 @@ def gather_weights(denoiser: Denoiser) -> None:
 
 def synchronise(denoiser: nn.Module, last: bool) -> None:
     """Should the coming backward pass of a sharded network sum gradients over ranks? Only in a rank's last part."""
-    denoiser.set_requires_gradient_sync(last)  # type: ignore[operator]
+    denoiser.set_requires_gradient_sync(last)  # type: ignore[operator]  # fully_shard adds it
 
 
 def is_split(tensor: Tensor) -> bool:

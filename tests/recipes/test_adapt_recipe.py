@@ -139,7 +139,7 @@ class Spelling:
 
 
 def test_rows_become_examples():
-    def of(row, tokenizer=Spelling()):  # noqa: B008
+    def of(row, tokenizer=Spelling()):  # noqa: B008  # it has no state
         return [("".join(map(chr, e.context)), "".join(map(chr, e.text)), e.draft and "".join(map(chr, e.draft)))
                 for e in examples_of(row, tokenizer, 100)]  # fmt: skip
 

@@ -41,7 +41,10 @@ def generator(seed=0):
 def texts(count=12, seed=0, low=8, high=40, context=0, **how):
     g = generator(seed)
     lengths = torch.randint(low, high, (count,), generator=g).tolist()
-    draw = lambda n: torch.randint(5, V, (n,), generator=g).tolist()  # noqa: E731
+
+    def draw(n):
+        return torch.randint(5, V, (n,), generator=g).tolist()
+
     return [Example(draw(context), draw(n), **how) for n in lengths]
 
 
