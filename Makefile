@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FROM ?=
+DLLM ?=
 export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
 
-.PHONY: help env base demo test test-full check format clean picture golden
+.PHONY: help env base demo test test-full check format clean bench-train picture golden
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -41,6 +42,9 @@ format: env ## let ruff format the code
 
 bench-%: base ## bench-NAME runs benchmarks/NAME.py and writes benchmarks/results/
 	$(BIN)/python benchmarks/$*.py
+
+bench-train: base ## speed of training against DLLM=folder of dllm's source, or a plain transformers loop
+	$(BIN)/python benchmarks/train.py $(if $(DLLM),--dllm '$(DLLM)')
 
 picture: base ## draw the README's strip again
 	$(BIN)/python scripts/picture.py

@@ -27,7 +27,11 @@ def checks() -> list[Check]:
             results.append(Check(package, False, f"not installed: pip install {package}"))
     import torch
 
+    from mezzotint.train.optimizer import bfloat16_is_fast
+
     threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    if not bfloat16_is_fast(torch.device("cpu")):
+        threads += "; no bfloat16 products, training computes in float32"
     results.append(Check("processor", True, threads))
     results.append(
         Check("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)")

@@ -43,6 +43,7 @@ from mezzotint.train.adapt import (
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
 from mezzotint.train.loss import Loss
+from mezzotint.train.optimizer import bfloat16_is_fast
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
@@ -338,7 +339,7 @@ def _learnt(denoiser: Denoiser, settings: Adaptation) -> None:
     denoiser.requires_grad_(False)
     assert denoiser.adapter is not None
     denoiser.adapter.requires_grad_(True)
-    if settings.bfloat16:
+    if settings.bfloat16 and bfloat16_is_fast(denoiser.embedding.weight.device):
         for block in denoiser.blocks:
             assert isinstance(block, Block)
             for linear in (block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down):

@@ -56,7 +56,8 @@ class Recipe:
 
     micro_batches: into how many parts a global batch is cut, on any number of ranks: their gradients are summed in one
     fixed order, so that ranks change nothing. save_minutes: between checkpoints. shard: split weights, gradients and
-    optimizer over the ranks (FSDP2) instead of repeating them. compile: each block by torch.compile.
+    optimizer over the ranks (FSDP2) instead of repeating them. compile: each block by torch.compile. bfloat16: products in it,
+    where the device has them in hardware; else in float32.
     """
 
     name: str

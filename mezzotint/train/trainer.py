@@ -33,6 +33,7 @@ from mezzotint.train import state
 from mezzotint.train.batch import Batch, Batches, by_rows
 from mezzotint.train.distributed import ALONE, Ranks, Tree, full, gather_weights, shard, synchronise, tree_sum
 from mezzotint.train.loss import Loss, loss_of
+from mezzotint.train.optimizer import bfloat16_is_fast, optimizers
 from mezzotint.train.recipe import PROBE, Optimizer, Recipe, differences
 
 __all__ = [
@@ -120,6 +121,8 @@ class Trainer:
         folder: str | Path | None = None, evaluate: Callable[[Denoiser], float] | None = None, data: str = "",
         ranks: Ranks = ALONE, say: Callable[[str], None] = note,
     ) -> None:  # fmt: skip
+        if recipe.bfloat16 and not bfloat16_is_fast(ranks.device):
+            recipe = dataclasses.replace(recipe, bfloat16=False)  # as the checkpoints then say
         self.denoiser, self.recipe, self.batches, self.loss = denoiser.to(ranks.device), recipe, batches, loss
         self.folder, self.evaluate, self.data, self.ranks = Path(folder) if folder else None, evaluate, data, ranks
         self.say = say if ranks.first else lambda text: None
@@ -134,30 +137,12 @@ class Trainer:
             raise ValueError(f"{odd[0]} is {self.weights[odd[0]].dtype}; weights in training must be float32")
         ema = recipe.optimizer.ema
         self.average = None if ema is None else {name: p.detach().clone() for name, p in self.weights.items()}
-        self.optimizers = self._optimizers()
+        self.optimizers = optimizers(self.weights, recipe.optimizer)
         denoiser.flexible = ranks.device.type == "cuda"
         self.compiled = recipe.compile or denoiser.flexible
         if recipe.compile:
             for block in denoiser.blocks:
                 block.compile()
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        r = self.recipe.optimizer
-        matrices = [p for n, p in self.weights.items() if p.dim() == 2 and "embedding" not in n]
-        others = [p for n, p in self.weights.items() if p.dim() != 2 or "embedding" in n]
-        found: list[torch.optim.Optimizer] = []
-        betas = (0.9, 0.98)
-        if others:
-            found.append(torch.optim.AdamW(others, lr=r.learning_rate, betas=betas, weight_decay=0.0))
-        if matrices and r.name == "muon":
-            found.append(
-                torch.optim.Muon(
-                    matrices, lr=r.learning_rate, weight_decay=r.weight_decay, adjust_lr_fn="match_rms_adamw"
-                )
-            )
-        elif matrices:
-            found.append(torch.optim.AdamW(matrices, lr=r.learning_rate, betas=betas, weight_decay=r.weight_decay))
-        return found
 
     # -- the schedule ----------------------------------------------------------------------------------------------
 
