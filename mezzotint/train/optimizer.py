@@ -46,7 +46,7 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         if bfloat16_is_fast(self.param_groups[0]["params"][0].device):
-            return super().step(closure)
+            return super().step(closure)  # type: ignore[no-untyped-call]  # torch's own
         assert closure is None
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
