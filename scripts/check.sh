@@ -8,6 +8,9 @@ step() {
   echo "== $*"
   "$@"
 }
+if [ "${MEZZOTINT_FULL:-}" = 1 ]; then # what only the full counts run on
+  step $bin/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]' tensorboard
+fi
 step $bin/ruff format --check --quiet .
 step $bin/ruff check --quiet .
 step $bin/mypy

@@ -128,6 +128,18 @@ def replayed(begin, end, loss=2.0):
     return SimpleNamespace(denoiser=initialise(CONFIG, 0), batches=by_rows(streams), run=lambda: iter(steps))
 
 
+def test_tensorboard_reads_what_was_measured(tmp_path):
+    pytest.importorskip("tensorboard", reason="make test-full installs it")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monitor = Monitor(tmp_path, mask_id=MASK, probe_every=2, tensorboard=True, **quiet())
+    losses = [progress.loss for progress in monitor.watch(trainer(4))]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses)
+    assert [e.step for e in events.Scalars("loss")] == [0, 1, 2, 3]
+    assert any(tag.startswith("loss/") for tag in events.Tags()["scalars"])
+
+
 def test_a_resumed_run_takes_back_the_rows_that_it_repeats(tmp_path):
     for begin, end, loss in ((0, 8, 2.0), (5, 12, float("nan"))):
         list(Monitor(tmp_path, probe_every=0, **quiet()).watch(replayed(begin, end, loss)))
