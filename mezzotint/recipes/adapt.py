@@ -38,11 +38,10 @@ from mezzotint.train.adapt import (
     causal_nats,
     held_out_nats,
     make_batches,
-    two_stream_loss,
 )
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
-from mezzotint.train.loss import Loss
+from mezzotint.train.loss import Loss, loss_of
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
@@ -273,7 +272,7 @@ def run(
             text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
             settings.ar if both else 0.0,
         ),
-        two_stream_loss if both else loss, folder=folder, ranks=ranks,
+        loss_of if both else loss, folder=folder, ranks=ranks,
         data=hashlib.sha256(repr(text.train).encode()).hexdigest(),
     )  # fmt: skip
     if resume and (step := trainer.resume()):

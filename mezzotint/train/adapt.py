@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +34,7 @@ from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.batch import Batch, Batches, by_rows
 from mezzotint.train.corruption import pad_rows
+from mezzotint.train.loss import loss_of, weighted_nats
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ class CanvasLoss:
         column = canvas.places.position[b, c] + denoiser.shift - 1
         exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
         teacher = law[row[b], column.clamp(0, law.shape[1] - 1)] if self.teach else None
-        nats = _weighted_nats(
+        nats = weighted_nats(
             denoiser, denoiser.norm(x[where]), canvas.places.role[where], canvas.target[where], weight[where], self.chunk,
             teacher, self.teach * exact,
         )  # fmt: skip
@@ -396,69 +396,6 @@ class CanvasLoss:
         return drafted, torch.where(easy, self.keep * canvas.weight, canvas.weight), fill
 
 
-def two_stream_loss(denoiser: Denoiser, batch: Batch, chunk: int = 512) -> Tensor:
-    """Weighted mean cross-entropy in nats of both streams in one pass, where the clean one learns as well: full
-    fine-tuning, or pairs that act everywhere. Raises ValueError for a batch with nothing to learn."""
-    total, where = batch.weight.sum(), batch.weight > 0
-    if not total > 0:
-        raise ValueError("a batch has no position with a loss")
-    hidden = denoiser.norm(denoiser.states(batch.tokens, batch.places, context_causal())[where])
-    role, target, weight = batch.places.role[where], batch.target[where], batch.weight[where]
-    return _weighted_nats(denoiser, hidden, role, target, weight, chunk) / total
-
-
-def _weighted_nats(
-    denoiser: Denoiser, hidden: Tensor, role: Tensor, target: Tensor, weight: Tensor, chunk: int,
-    teacher: Tensor | None = None, share: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Sum of weight times (1 - share) CE + share KL(teacher || canvas): hidden, teacher `[n, D]`, the others `[n]`."""
-
-    def nats(h: Tensor, piece: slice) -> Tensor:
-        log_probs = denoiser.speak(h, role[piece]).float().log_softmax(-1)  # [n, V]
-        loss = -log_probs.gather(-1, target[piece, None])[:, 0]
-        if teacher is not None and share is not None and len(where := (share[piece] > 0).nonzero()[:, 0]):
-            with torch.no_grad():
-                law = denoiser.speak(teacher[piece][where], torch.full_like(where, CLEAN)).float().log_softmax(-1)
-            gap = F.kl_div(log_probs[where], law, reduction="none", log_target=True).sum(-1)
-            part = share[piece][where]
-            loss = loss.index_put((where,), (1 - part) * loss[where] + part * gap)
-        return (loss * weight[piece]).sum()
-
-    head = denoiser.embedding.weight if denoiser.head is None else denoiser.head.weight
-    rows = None if denoiser.adapter is None else denoiser.adapter.control_out
-    learnt = [p for p in (head, rows) if p is not None and p.requires_grad]
-    return _Chunked.apply(nats, chunk, hidden, *learnt)  # type: ignore[no-untyped-call]  # torch's own
-
-
-class _Chunked(torch.autograd.Function):
-    """sum over chunks of f(hidden[chunk], chunk): each leaves its gradients behind instead of its logits."""
-
-    @staticmethod
-    def forward(ctx: Any, f: Callable[[Tensor, slice], Tensor], chunk: int, hidden: Tensor, *learnt: Tensor) -> Tensor:
-        total = torch.zeros((), device=hidden.device)
-        grads = [torch.zeros_like(p) for p in (hidden, *learnt)]
-        kind = hidden.device.type
-        state = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        for begin in range(0, len(hidden), chunk):
-            piece = slice(begin, begin + chunk)
-            # a cached cast would belong to the graph of the chunk before, which is gone
-            with torch.enable_grad(), torch.autocast(kind, *state, cache_enabled=False):
-                h = hidden[piece].detach().requires_grad_()
-                value = f(h, piece)
-                if any(ctx.needs_input_grad):
-                    first, *rest = torch.autograd.grad(value, (h, *learnt), allow_unused=True)
-                    grads[0][piece] = first
-                    for grad, more in zip(grads[1:], rest, strict=True):
-                        grad += 0 if more is None else more
-            total += value.detach()
-        ctx.save_for_backward(*grads)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-        return None, None, *(grad * upstream[0] for grad in ctx.saved_tensors)
-
-
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +430,6 @@ def causal_nats(denoiser: Denoiser, examples: Sequence[Example], ids: Ids, count
         width = int((batch.places.role[0] == CANVAS).sum())
         clean = columns(batch, slice(width, None)).to(denoiser.embedding.weight.device)
         if weight := float(clean.weight.sum()):
-            nats += float(two_stream_loss(denoiser, clean)) * weight
+            nats += float(loss_of(denoiser, clean)) * weight
             tokens += weight
     return nats / tokens

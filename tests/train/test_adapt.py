@@ -20,9 +20,9 @@ from mezzotint.train.adapt import (
     make_batches,
     stage_at,
     text_batch,
-    two_stream_loss,
 )
 from mezzotint.train.batch import by_rows
+from mezzotint.train.loss import loss_of
 from mezzotint.train.trainer import Optimizer, Recipe, Trainer, initialise
 
 V, MASK, END = 60, 0, 3
@@ -244,7 +244,7 @@ def test_both_streams_learn_in_one_pass():
     want.backward()
     grads = {n: p.grad.clone() for n, p in denoiser.named_parameters() if p.grad is not None}
     denoiser.zero_grad()
-    got = two_stream_loss(denoiser, batch, chunk=11)
+    got = loss_of(denoiser, batch, chunk=11)
     got.backward()
     assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-5)
     for name, grad in grads.items():
@@ -258,7 +258,7 @@ def test_both_streams_learn_in_one_pass():
     mean = -(picked * (clean.weight > 0))[::2].sum() / sum(answers)
     assert causal_nats(denoiser, texts(3, context=4), ids()) == pytest.approx(float(mean.detach()), rel=1e-5)
     with pytest.raises(ValueError, match="no position with a loss"):
-        two_stream_loss(denoiser, batch._replace(weight=torch.zeros_like(batch.weight)))
+        loss_of(denoiser, batch._replace(weight=torch.zeros_like(batch.weight)))
 
 
 def test_gradients_survive_bfloat16_and_own_samples():
