@@ -839,8 +839,8 @@ def data_build(
     from rich.console import Console
 
     import mezzotint as mz
+    from mezzotint.train.corpus import Choice, build
     from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
-    from mezzotint.train.tokens import Choice, build
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
     console, choice = Console(stderr=True, highlight=False), Choice(hold_out, only_held_out, runs)
@@ -877,8 +877,8 @@ def data_show(
 
     from mezzotint.checkpoints.tokenizer import Tokenizer
     from mezzotint.render import table
+    from mezzotint.train.corpus import Corpus
     from mezzotint.train.packing import Packing
-    from mezzotint.train.tokens import Corpus
 
     opened = Corpus.open(corpus)
     opened.verify()

@@ -30,15 +30,8 @@ from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.layers import Block
 from mezzotint.sampler.speculate import SelfSpeculation
-from mezzotint.train.adapt import (
-    CanvasLoss,
-    Example,
-    Ids,
-    Stage,
-    causal_nats,
-    held_out_nats,
-    make_batches,
-)
+from mezzotint.train.canvas_loss import CanvasLoss, causal_nats, held_out_nats
+from mezzotint.train.canvases import Example, Ids, Stage, make_batches
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
 from mezzotint.train.loss import Loss, loss_of

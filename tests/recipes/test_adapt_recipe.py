@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import mezzotint as mz
 from mezzotint.cli import app
 from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
-from mezzotint.train.adapt import Example, Stage
+from mezzotint.train.canvases import Example, Stage
 from mezzotint.train.rows import examples_of, read_examples
 from mezzotint.train.trainer import Stopped
 

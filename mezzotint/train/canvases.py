@@ -1,17 +1,13 @@
-"""From an AR network to one that denoises: what its batches are, and the loss that a frozen base teaches by.
+"""Canvases over text: the batches from which an AR network learns to denoise.
 
     row      [ canvas: the [M] | [M] on  | mat ][ clean: the cat sat on mat ]      blocks of a size, from an offset
-    loss     masks and wrong tokens 1, right ones `keep`;  the clean stream runs once, without gradient
+    loss     masks and wrong tokens 1, right ones `keep`
 
 - Blocks are relative: in running text they begin anywhere, in an answer at its first token, as canvases do in decoding.
   A block in which the text ends is filled up with end tokens, which carry no loss.
 - Complement: a row and its twin, masked exactly where the row is not, so that every token is learnt once from one clean
   pass (Fast-dLLM v2, arXiv 2509.26328). Later positions are masked more often, the less so the higher the level
   (Efficient-DLM, arXiv 2512.14067).
-- The teacher: where nothing right of a mask is visible in its block, the text to the left is all that a canvas can know of
-  it, so the causal law given that text, hidden parts included, has the right mean and less variance than its one sample,
-  the token. The loss is (1 - teach) CE(token) + teach KL(causal || canvas) there, and CE elsewhere.
-- Own errors: some masks are first filled by the network's own samples (MTF, LLaDA2.1), which it then sees as text.
 - Edits: the canvas holds a draft, and each position says what `alignment.labels` says.
 """
 
@@ -27,14 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.alignment import SLOT, label_ids, labels, rounds
-from mezzotint.draws import Draws, categorical
-from mezzotint.model.cache import Recorded
-from mezzotint.model.denoiser import Denoiser
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
+from mezzotint.model.visibility import CANVAS, CLEAN, Places
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.batch import Batch, Batches, by_rows
 from mezzotint.train.corruption import pad_rows
-from mezzotint.train.loss import loss_of, weighted_nats
+from mezzotint.train.data import neighbours
 
 
 @dataclass(frozen=True)
@@ -131,19 +124,12 @@ def make_batches(
         generator = torch.Generator().manual_seed((seed << 32) + step)
         stage = stage_at(stages, step, total() or step + 10**9)
         if _uniform(generator) < stage.edits:
-            return edit_batch(_draw(edits, count, generator), ids, generator, stage.keep, ar)
+            return edit_batch(neighbours(edits, count, generator), ids, generator, stage.keep, ar)
         parts = torch.tensor(list(stage.sizes.values()))
         size = list(stage.sizes)[int(torch.multinomial(parts, 1, generator=generator))]
-        return text_batch(_draw(texts, count, generator), size, stage, ids, generator, ar)
+        return text_batch(neighbours(texts, count, generator), size, stage, ids, generator, ar)
 
     return by_rows(batch)
-
-
-def _draw(examples: Sequence[Example], count: int, generator: torch.Generator) -> list[Example]:
-    """`count` examples from a window of 8 `count` neighbours, placed at random."""
-    window = min(8 * count, len(examples))
-    start = int(torch.randint(len(examples) - window + 1, (), generator=generator))
-    return [examples[start + i] for i in torch.randint(window, (count,), generator=generator).tolist()]
 
 
 def _uniform(generator: torch.Generator) -> float:
@@ -277,159 +263,3 @@ def columns(batch: Batch, part: slice) -> Batch:
     """Only these columns (views)."""
     places = Places(*(x[:, part] for x in batch.places))
     return Batch(batch.tokens[:, part], places, batch.target[:, part], batch.weight[:, part])
-
-
-# -- the loss ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CanvasLoss:
-    """The loss of the canvas columns of a batch, for a base that stays as it is: mean over the weights, in nats.
-
-    teach: share of the causal law in what is learnt where it is exact. own: share of rows in which half of the masks first
-    become the network's own samples. confidence: weight of the head that says whether such a sample is right (PRISM's
-    binary cross-entropy). keep: factor for own samples that are right. chunk: positions whose logits are in memory at once.
-    Same clean columns in neighbouring rows are read once. The causal loss, if the batch has one, is not computed.
-    """
-
-    mask_id: int
-    teach: float = 0.5
-    own: float = 0.0
-    confidence: float = 0.0
-    keep: float = 0.1
-    chunk: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("teach", "own", "keep"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
-
-    def __call__(self, denoiser: Denoiser, batch: Batch) -> Tensor:
-        """Raises ValueError for a batch whose canvas columns have nothing to learn."""
-        width = int((batch.places.role[0] == CANVAS).sum())
-        canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
-        total = canvas.weight.sum()
-        if not total > 0:
-            raise ValueError("a batch has no position with a loss")
-        recorded, law, row = self._read(denoiser, clean)
-        tokens, weight = canvas.tokens, canvas.weight
-        filled = torch.zeros_like(canvas.places.valid)
-        if self.own:
-            tokens, weight, filled = self._own(denoiser, canvas, recorded)
-        x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
-        where = weight > 0
-        b, c = where.nonzero().unbind(-1)
-        # the column of the clean row that speaks about the same position
-        column = canvas.places.position[b, c] + denoiser.shift - 1
-        exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
-        teacher = law[row[b], column.clamp(0, law.shape[1] - 1)] if self.teach else None
-        nats = weighted_nats(
-            denoiser, denoiser.norm(x[where]), canvas.places.role[where], canvas.target[where], weight[where], self.chunk,
-            teacher, self.teach * exact,
-        )  # fmt: skip
-        if self.confidence and bool(filled.any()):
-            assert denoiser.adapter is not None and denoiser.adapter.confidence is not None
-            right = (tokens == self._own_target(denoiser, canvas))[filled].float()
-            said = denoiser.adapter.confidence(denoiser.norm(x[filled]))[:, 0]
-            nats = nats + self.confidence * F.binary_cross_entropy_with_logits(said.float(), right, reduction="sum")
-        return nats / total
-
-    @torch.no_grad()
-    def _read(self, denoiser: Denoiser, clean: Batch) -> tuple[Recorded, Tensor, Tensor]:
-        """The clean stream, each text once: keys and values, normed states `[U, L, D]`, and which text each row has `[B]`."""
-        same = (clean.tokens[1:] == clean.tokens[:-1]).all(-1)
-        same &= (clean.places.valid[1:] == clean.places.valid[:-1]).all(-1)
-        first = F.pad(~same, (1, 0), value=True)
-        places = Places(*(x[first] for x in clean.places))
-        cache = denoiser.new_cache(int(first.sum()), clean.tokens.shape[1])
-        states = denoiser.states(clean.tokens[first], places, context_causal(), cache)
-        row = first.cumsum(0) - 1
-        return Recorded(cache, places, row), denoiser.norm(states), row
-
-    def _exact(self, denoiser: Denoiser, canvas: Batch, clean: Batch, tokens: Tokens) -> Where:
-        """Rows about a mask with nothing visible right of it in its block, whose token stands in the clean text."""
-        start, valid, shift = canvas.places.start, canvas.places.valid, denoiser.shift
-        masked = valid & (tokens == self.mask_id)
-        index = torch.arange(tokens.shape[1], device=tokens.device)
-        seen = torch.where(valid & ~masked, index, -1)
-        last = torch.full((len(tokens), int(start.max()) + 1), -1, device=tokens.device)
-        last = last.scatter_reduce(1, start, seen, "amax").gather(1, start)  # last visible place of the block
-        exact = masked & (index > last)
-        if shift:
-            exact = exact.roll(-1, 1)
-        about = canvas.places.position + shift
-        inside = (about >= 1) & (about < clean.tokens.shape[1])
-        at = about.clamp(0, clean.tokens.shape[1] - 1)
-        spoken = clean.places.valid.gather(1, at) & (clean.tokens.gather(1, at) == canvas.target)
-        return exact & inside & spoken
-
-    def _own_target(self, denoiser: Denoiser, canvas: Batch) -> Tokens:
-        """What should stand at each place (not what its row speaks about)."""
-        return canvas.target.roll(denoiser.shift, 1)
-
-    @torch.no_grad()
-    def _own(self, denoiser: Denoiser, canvas: Batch, recorded: Recorded) -> tuple[Tokens, Tensor, Where]:
-        """Tokens with own samples in place of some masks, weights, and where. The batch itself is the seed."""
-        shift, tokens = denoiser.shift, canvas.tokens
-        draws = Draws.of(tokens.sum(-1).cpu())
-        place = torch.arange(tokens.shape[1])
-        chosen = draws.uniform("own rows", place[:1]) < self.own
-        fill = (chosen & (draws.uniform("own", place) < 0.5)).to(tokens.device)
-        spoken = F.pad(canvas.weight, (shift, 0))[:, : tokens.shape[1]] > 0  # some row speaks about this place
-        fill &= canvas.places.valid & (tokens == self.mask_id) & spoken
-        if not bool(fill.any()):
-            return tokens, canvas.weight, fill
-        kind = tokens.device.type
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
-            x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
-            b, c = fill.nonzero().unbind(-1)
-            said = []
-            for piece in torch.split(torch.arange(len(b)), self.chunk):
-                hidden = denoiser.norm(x[b[piece], c[piece] - shift])
-                logits = denoiser.speak(hidden, torch.full(hidden.shape[:1], CANVAS, device=hidden.device)).float()
-                logits[:, self.mask_id] = -torch.inf
-                number = draws.uniform("own token", place)[b[piece].cpu(), c[piece].cpu()]
-                said.append(categorical(logits.softmax(-1)[None], number[None].to(logits.device))[0])
-        drafted = tokens.masked_scatter(fill, torch.cat(said))
-        right = fill & (drafted == self._own_target(denoiser, canvas))
-        easy = F.pad(right[:, shift:], (0, shift))  # by the row that speaks about it
-        return drafted, torch.where(easy, self.keep * canvas.weight, canvas.weight), fill
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def held_out_nats(
-    denoiser: Denoiser, examples: Sequence[Example], ids: Ids, size: int, level: float, seed: int = 0, count: int = 8
-) -> tuple[float, int]:
-    """Mean cross-entropy in nats of masked canvas tokens at a level, the same masks at each call; and how many tokens."""
-    stage = Stage(sizes={size: 1.0}, low=level, high=level, at_one=0.0, bias=0.0, keep=0.0, complement=False)
-    loss, nats, tokens = CanvasLoss(ids.mask, teach=0.0), 0.0, 0.0
-    order = sorted(examples, key=len)
-    for begin in range(0, len(order), count):
-        generator = torch.Generator().manual_seed((seed << 32) + begin)
-        batch = text_batch(order[begin : begin + count], size, stage, ids, generator).to(
-            denoiser.embedding.weight.device
-        )
-        if weight := float(batch.weight.sum()):
-            nats += float(loss(denoiser, batch)) * weight
-            tokens += weight
-    if not tokens:
-        raise ValueError("no held-out token is masked; give more text")
-    return nats / tokens, int(tokens)
-
-
-@torch.no_grad()
-def causal_nats(denoiser: Denoiser, examples: Sequence[Example], ids: Ids, count: int = 8) -> float:
-    """Mean cross-entropy in nats of the texts' tokens in the clean stream: what the AR model says of them."""
-    nats, tokens = 0.0, 0.0
-    for begin in range(0, len(examples), count):
-        some = examples[begin : begin + count]
-        batch = text_batch(some, 1, Stage(sizes={1: 1.0}, complement=False), ids, torch.Generator(), ar=1.0)
-        width = int((batch.places.role[0] == CANVAS).sum())
-        clean = columns(batch, slice(width, None)).to(denoiser.embedding.weight.device)
-        if weight := float(clean.weight.sum()):
-            nats += float(loss_of(denoiser, clean)) * weight
-            tokens += weight
-    return nats / tokens
