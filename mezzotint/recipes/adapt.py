@@ -31,16 +31,18 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.layers import Block
 from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.train.canvas_loss import CanvasLoss, causal_nats, held_out_nats
-from mezzotint.train.canvases import Example, Ids, Stage, make_batches
+from mezzotint.train.canvases import Example, Ids, Stage, make_batches, stage_at
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
 from mezzotint.train.loss import Loss, loss_of
+from mezzotint.train.monitor import Monitor, sample_text
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
 TRAINING = 0.7  # of the minutes, the rest is for loading and measuring
 CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
+SHOWN = 16  # tokens of a prompt that a sample continues
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def run(
     """Adapt `checkpoint` on `text`, save to `out`, and return what was measured (also `out`/report.json).
 
     A checkpoint that has an adapter goes on learning in it. began: when the minutes began (perf_counter); time that
-    measuring takes counts. folder: where the run keeps checkpoints of its own; resume goes on from them. On several ranks
-    the first one saves and measures; the others return how they trained. Raises FileExistsError when `out` is there,
-    ValueError for too little text.
+    measuring takes counts. folder: where the run keeps checkpoints of its own and is watched; resume goes on from them. On
+    several ranks the first one saves and measures; the others return how they trained. Raises FileExistsError when `out` is
+    there, ValueError for too little text.
     """
     out, began = Path(out), time.perf_counter() if began is None else began
     if out.exists():
@@ -268,13 +270,22 @@ def run(
         loss_of if both else loss, folder=folder, ranks=ranks,
         data=hashlib.sha256(repr(text.train).encode()).hexdigest(),
     )  # fmt: skip
-    if resume and (step := trainer.resume()):
-        say(f"going on from step {step}")
     clock = time.perf_counter()
     losses: list[float] = []
-    for progress in trainer.run():
+
+    def told(progress: Progress) -> None:
         losses.append(progress.loss)
         report(progress)
+
+    watch = None
+    if folder is not None and ranks.first:
+        first = measure_on[0]
+        said = checkpoint.tokenizer.decode([*first.context, *first.text[: SHOWN // 2]][-SHOWN:])
+        sample = sample_text(checkpoint.tokenizer, facts, said)
+        watch = Monitor(
+            folder, mask_id=ids.mask, sample=sample, stage=lambda step: _stage(settings.stages, step, trainer.at.plan)
+        ).watch
+    trainer.follow(told, resume, watch)
     seconds = time.perf_counter() - clock
     made = {
         "configuration": settings.name, "seed": settings.seed, "steps": trainer.at.step, "positions": trainer.at.positions,
@@ -335,6 +346,13 @@ def _learnt(denoiser: Denoiser, settings: Adaptation) -> None:
             assert isinstance(block, Block)
             for linear in (block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down):
                 linear.weight.data = linear.weight.data.bfloat16()
+
+
+def _stage(stages: Sequence[Stage], step: int, total: int | None) -> str:
+    """Which stage a step is in, and of what block sizes."""
+    stage = stage_at(stages, step, total)
+    sizes = " ".join(str(size) if size else "whole" for size in stage.sizes)
+    return f"{list(stages).index(stage) + 1} of {len(stages)}, blocks of {sizes}"
 
 
 def _both(denoiser: Denoiser) -> bool:

@@ -93,8 +93,10 @@ class Stage:
                 raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
 
 
-def stage_at(stages: Sequence[Stage], step: int, total: int) -> Stage:
-    """The stage of a step of a run of `total` steps. Shares are of their sum."""
+def stage_at(stages: Sequence[Stage], step: int, total: int | None) -> Stage:
+    """The stage of a step of a run of `total` steps; the first while they are not yet known. Shares are of their sum."""
+    if total is None:
+        return stages[0]
     ends = list(accumulate(stage.share for stage in stages))
     return next((stage for stage, end in zip(stages, ends, strict=True) if step < end / ends[-1] * total), stages[-1])
 
@@ -122,7 +124,7 @@ def make_batches(
 
     def batch(step: int) -> Batch:
         generator = torch.Generator().manual_seed((seed << 32) + step)
-        stage = stage_at(stages, step, total() or step + 10**9)
+        stage = stage_at(stages, step, total())
         if _uniform(generator) < stage.edits:
             return edit_batch(neighbours(edits, count, generator), ids, generator, stage.keep, ar)
         parts = torch.tensor(list(stage.sizes.values()))

@@ -12,6 +12,7 @@ import mezzotint as mz
 from mezzotint.cli import app
 from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
 from mezzotint.train.canvases import Example, Stage
+from mezzotint.train.monitor import read_metrics
 from mezzotint.train.rows import examples_of, read_examples
 from mezzotint.train.trainer import Stopped
 
@@ -190,6 +191,11 @@ def test_the_commands(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ask)
     assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "mine"), result.output
     assert "12 held" not in result.stderr and "AR logits bit-equal: True" in result.stderr
+    rows = read_metrics(tmp_path / "mine.run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1] and rows[0]["stage"] == "1 of 1, blocks of 4 8 16"
+    assert rows[0]["parts"]["hidden"] > 0 and rows[0]["sample"] and "loss" in result.stderr
+    page = CliRunner().invoke(app, ["train-report", str(tmp_path / "mine.run")])
+    assert page.exit_code == 0 and "by the position in a canvas" in (tmp_path / "mine.run" / "report.html").read_text()
     said = CliRunner().invoke(
         app, ["generate", "Mia has", "--model", "tiny", "--adapter", str(tmp_path / "mine"), "--max-tokens", "8"]
     )
