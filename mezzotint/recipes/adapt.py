@@ -42,6 +42,7 @@ HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
 TRAINING = 0.7  # of the minutes, the rest is for loading and measuring
 CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
+HEARD = 0.5  # of the rows, where there is self-conditioning (DiffusionGemma)
 SHOWN = 16  # tokens of a prompt that a sample continues
 
 
@@ -49,7 +50,8 @@ SHOWN = 16  # tokens of a prompt that a sample continues
 class Adaptation:
     """All numbers of an adaptation. Those of `Stage`, `CanvasLoss` and `AdapterConfig` are explained there.
 
-    full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next position, as the base's do; it,
+    full: all weights learn, no adapter. self_conditioning: does the canvas hear what it said last? Only where the base is
+    frozen, whose loss teaches it. shift: 1 while canvas rows speak about the next position, as the base's do; it,
     canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
     length: most tokens of a piece of text. count: texts a step, computed in `micro_batches` parts. held_out: tokens
     measured; prompts: held-out texts that are continued, to count accepted drafts.
@@ -70,6 +72,7 @@ class Adaptation:
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(sizes={12: 1.0}, keep=0.0),))
     teach: float = 0.5
     own: float = 0.0
+    self_conditioning: bool = False
     confidence: float = 0.0
     ar: float = 0.3
     learning_rate: float = 1e-3
@@ -97,6 +100,7 @@ class Adaptation:
             self.gate,
             control_ids=tuple(ids.control.values()),
             confidence=self.confidence > 0,
+            self_conditioning=self.self_conditioning and self.gate == "canvas",
         )
 
 
@@ -113,8 +117,8 @@ def gpu(name: str, minutes: float) -> Adaptation:
         Stage(0.45, mixture, keep=0.0), Stage(0.4, mixture | {0: 0.25}, errors=0.15, keep=0.1),
     )  # fmt: skip
     return Adaptation(
-        name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, confidence=0.1, canvas_length=16,
-        learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
+        name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, self_conditioning=True,
+        confidence=0.1, canvas_length=16, learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
     )  # fmt: skip
 
 
@@ -260,7 +264,9 @@ def run(
         micro_batches=settings.micro_batches,
     )  # fmt: skip
     both = _both(denoiser)
-    loss: Loss = CanvasLoss(ids.mask, settings.teach, settings.own, settings.confidence)
+    loss: Loss = CanvasLoss(
+        ids.mask, settings.teach, settings.own, HEARD if denoiser.self_conditioned else 0.0, settings.confidence
+    )
     trainer = Trainer(
         denoiser, recipe,
         make_batches(

@@ -7,6 +7,7 @@
   it, so the causal law given that text, hidden parts included, has the right mean and less variance than its one sample,
   the token. The loss is (1 - teach) CE(token) + teach KL(causal || canvas) there, and CE elsewhere.
 - Own errors: some masks are first filled by the network's own samples (MTF, LLaDA2.1), which it then sees as text.
+- Self-conditioning: some rows hear what a first pass, without gradient, says of them (analog bits, arXiv 2208.04202).
 
 Where the clean stream learns too, the loss is `loss.loss_of`.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 from mezzotint.draws import Draws, categorical
 from mezzotint.model.cache import Recorded
 from mezzotint.model.denoiser import Denoiser
-from mezzotint.model.visibility import CANVAS, Places, context_causal
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
 from mezzotint.shapes import Tokens, Where
 from mezzotint.train.batch import Batch
 from mezzotint.train.canvases import Example, Ids, Stage, columns, text_batch
@@ -35,20 +36,22 @@ class CanvasLoss:
     """The loss of the canvas columns of a batch, for a base that stays as it is: mean over the weights, in nats.
 
     teach: share of the causal law in what is learnt where it is exact. own: share of rows in which half of the masks first
-    become the network's own samples. confidence: weight of the head that says whether such a sample is right (PRISM's
-    binary cross-entropy). keep: factor for own samples that are right. chunk: positions whose logits are in memory at once.
+    become the network's own samples. feedback: share of rows that hear themselves, for a network with self-conditioning.
+    confidence: weight of the head that says whether such a sample is right (PRISM's binary cross-entropy). keep: factor for
+    own samples that are right. chunk: positions whose logits are in memory at once.
     Same clean columns in neighbouring rows are read once. The causal loss, if the batch has one, is not computed.
     """
 
     mask_id: int
     teach: float = 0.5
     own: float = 0.0
+    feedback: float = 0.0
     confidence: float = 0.0
     keep: float = 0.1
     chunk: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("teach", "own", "keep"):
+        for name in ("teach", "own", "feedback", "keep"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
 
@@ -64,7 +67,8 @@ class CanvasLoss:
         filled = torch.zeros_like(canvas.places.valid)
         if self.own:
             tokens, weight, filled = self._own(denoiser, canvas, recorded)
-        x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
+        heard = self._hear(denoiser, tokens, canvas.places, recorded, law[row]) if self.feedback else None
+        x = denoiser.states(tokens, canvas.places, context_causal(), recorded, feedback=heard)
         where = weight > 0
         b, c = where.nonzero().unbind(-1)
         # the column of the clean row that speaks about the same position
@@ -111,6 +115,44 @@ class CanvasLoss:
         spoken = clean.places.valid.gather(1, at) & (clean.tokens.gather(1, at) == canvas.target)
         return exact & inside & spoken
 
+    @torch.no_grad()
+    def _hear(self, denoiser: Denoiser, tokens: Tokens, places: Places, recorded: Recorded, law: Tensor) -> Tensor:
+        """Feedback `[B, C, D]`: what a pass over the chosen rows says, zeros in others. A row itself is its seed.
+
+        law `[B, L, D]`: normed clean states. Raises ValueError for a network without self-conditioning.
+        """
+        if not denoiser.self_conditioned:
+            raise ValueError(f"feedback is {self.feedback}, but this network declares no feedback")
+        draws = Draws.of((tokens * places.valid).sum(-1).cpu())
+        chosen = (draws.uniform("feedback", torch.zeros(1, dtype=torch.int64))[:, 0] < self.feedback).to(tokens.device)
+        found = torch.zeros((*tokens.shape, law.shape[-1]), device=tokens.device)
+        if bool(chosen.any()):
+            some = Places(*(x[chosen] for x in places))
+            with _no_cached_casts(tokens.device.type):
+                states = denoiser.norm(denoiser.states(tokens[chosen], some, context_causal(), recorded.of(chosen)))
+                found[chosen] = self._feedback(denoiser, states, some, law[chosen])
+        return found
+
+    def _feedback(self, denoiser: Denoiser, states: Tensor, places: Places, law: Tensor) -> Tensor:
+        """Feedback about each place `[B, C, D]` of normed states that speak about the next one where weights are shifted.
+
+        Then nobody in a block speaks about its first place: the clean stream `law` `[B, L, D]` does.
+        """
+        first = F.pad(places.start[:, 1:] != places.start[:, :-1], (1, 0), value=True) & (denoiser.shift == 1)
+        before = (places.position - 1).clamp(0, law.shape[1] - 1)
+        clean = law.gather(1, before[..., None].expand_as(states))
+        about = torch.where(first[..., None], clean, states.roll(denoiser.shift, 1))
+        role = torch.where(first, CLEAN, CANVAS)
+        b, c = (places.valid & ~(first & (places.position == 0))).nonzero().unbind(-1)
+        found = torch.zeros(states.shape, device=states.device)
+        for i, j in zip(torch.split(b, self.chunk), torch.split(c, self.chunk), strict=True):
+            logits = denoiser.speak(about[i, j], role[i, j]).float()
+            logits[:, self.mask_id] = -torch.inf
+            heard = denoiser.encode_feedback(logits)
+            assert heard is not None
+            found[i, j] = heard.float()
+        return found
+
     def _own_target(self, denoiser: Denoiser, canvas: Batch) -> Tokens:
         """What should stand at each place (not what its row speaks about)."""
         return canvas.target.roll(denoiser.shift, 1)
@@ -127,8 +169,7 @@ class CanvasLoss:
         fill &= canvas.places.valid & (tokens == self.mask_id) & spoken
         if not bool(fill.any()):
             return tokens, canvas.weight, fill
-        kind = tokens.device.type
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+        with _no_cached_casts(tokens.device.type):
             x = denoiser.states(tokens, canvas.places, context_causal(), recorded)
             b, c = fill.nonzero().unbind(-1)
             said = []
@@ -142,6 +183,11 @@ class CanvasLoss:
         right = fill & (drafted == self._own_target(denoiser, canvas))
         easy = F.pad(right[:, shift:], (0, shift))  # by the row that speaks about it
         return drafted, torch.where(easy, self.keep * canvas.weight, canvas.weight), fill
+
+
+def _no_cached_casts(kind: str) -> torch.autocast:
+    """Autocast as it is, for a pass without gradient, whose casts the pass with one must not find."""
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

@@ -89,6 +89,14 @@ def test_pairs_that_act_everywhere_change_the_ar_text_too(tiny, text, tmp_path):
     assert mz.load("tiny", adapter=tmp_path / "all").adapter.gate == "all"
 
 
+def test_a_canvas_learns_to_hear_itself(tiny, text, tmp_path):
+    report = run(tiny, text, dataclasses.replace(QUICK, self_conditioning=True), tmp_path / "hears")
+    top = mz.load("tiny", adapter=tmp_path / "hears")
+    assert report["ar_bit_equal"] is True and top.adapter.self_conditioning
+    assert top.denoiser().adapter.self_conditioning.down_proj.weight.abs().max() > 0
+    assert not QUICK.self_conditioning and CONFIGURATIONS["gpu-2b"]().self_conditioning
+
+
 def test_a_stopped_run_goes_on_and_ends_in_the_same_adapter(adapted, tiny, text, tmp_path):
     report, _ = adapted
 

@@ -144,6 +144,53 @@ def test_own_samples_are_the_networks_and_repeat():
     )
 
 
+def test_the_gradient_reaches_self_conditioning():
+    denoiser = base().adapt(AdapterConfig(4, self_conditioning=True))  # as it is before it has learnt
+    batch = text_batch(texts(6, free=True), 8, Stage(), ids(), generator())
+    deaf = CanvasLoss(MASK)(denoiser, batch)
+    loss = CanvasLoss(MASK, feedback=0.5)(denoiser, batch)
+    assert torch.equal(loss, deaf)
+    loss.backward()
+    heard = denoiser.adapter.self_conditioning
+    assert heard.down_proj.weight.grad.abs().max() > 0 and heard.up_proj.weight.grad.abs().max() == 0
+    learnt = network(self_conditioning=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        CanvasLoss(MASK, feedback=0.5, own=0.5, chunk=16)(learnt, batch).backward()
+    grads = [p.grad for p in learnt.adapter.self_conditioning.parameters()]
+    assert all(grad.abs().max() > 0 for grad in grads)
+    with pytest.raises(ValueError, match="declares no feedback"):
+        CanvasLoss(MASK, feedback=1.0)(network(), batch)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_feedback_in_training_is_that_of_decoding(shift):
+    denoiser = network(shift=shift, self_conditioning=True).requires_grad_(False)
+    examples = texts(20, low=12, context=5, ends=True)
+    batch = text_batch(examples, 4, Stage(), ids(shift), generator())
+    width, shown, start = split(batch)
+    canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
+    loss = CanvasLoss(MASK, feedback=0.5, chunk=7)
+
+    def hear(rows):
+        c, t = canvas.rows(*rows), clean.rows(*rows)
+        recorded, law, row = loss._read(denoiser, t)
+        return loss._hear(denoiser, c.tokens, c.places, recorded, law[row])
+
+    together = hear((0, 40))
+    chosen = (together != 0).any(-1).any(-1)
+    assert 10 < int(chosen.sum()) < 30 and (together[chosen] != 0).any(-1)[shown[chosen]].all()
+    for i in range(0, 40, 7):  # what a row hears does not depend on its batch
+        assert torch.allclose(hear((i, i + 1))[0], together[i], atol=1e-5)
+    i = int(chosen.nonzero()[0])
+    e, at = examples[i // 2], (start[i] == 9).nonzero()[:, 0]  # the second block
+    cache = denoiser.new_cache(1, 60)
+    denoiser.read(torch.tensor([[*e.context, *e.text][:9]]), torch.tensor([9]), cache)
+    places = torch.arange(9, 13)[None]
+    said = denoiser.denoise(batch.tokens[i, at][None], places, torch.ones(1, 4, dtype=torch.bool), cache)
+    said[..., MASK] = -torch.inf
+    assert torch.allclose(denoiser.encode_feedback(said)[0], together[i, at], atol=1e-5)
+
+
 def test_a_frozen_base_teaches_and_stays_as_it_is():
     examples = texts(4, low=10, high=24, free=True)
     before, denoiser = base(), base().adapt(AdapterConfig(8, control_ids=(MASK,)))
