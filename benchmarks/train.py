@@ -66,7 +66,7 @@ def ours(rows: Tensor, start: dict[str, Tensor], seed: int) -> tuple[list[float]
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.model.visibility import CANVAS, Places, context_causal
     from mezzotint.train.batch import Batch
-    from mezzotint.train.loss import weighted_nats
+    from mezzotint.train.loss import loss_of
     from mezzotint.train.recipe import Optimizer, Recipe
     from mezzotint.train.trainer import Trainer, by_rows
 
@@ -82,7 +82,7 @@ def ours(rows: Tensor, start: dict[str, Tensor], seed: int) -> tuple[list[float]
         return Batch(noisy, places(ROWS), clean, hidden / level)
 
     def loss(network: Denoiser, batch: Batch) -> Tensor:
-        return weighted_nats(network, batch) / batch.tokens.numel()
+        return loss_of(network, batch) * (batch.weight.sum() / batch.tokens.numel())
 
     steps = len(rows) // ROWS
     optimizer = Optimizer("adamw", RATE, WARMUP, decay=0.0, weight_decay=0.0, clip=CLIP)

@@ -839,8 +839,8 @@ def data_build(
     from rich.console import Console
 
     import mezzotint as mz
+    from mezzotint.train.corpus import Choice, build
     from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
-    from mezzotint.train.tokens import Choice, build
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
     console, choice = Console(stderr=True, highlight=False), Choice(hold_out, only_held_out, runs)
@@ -877,8 +877,8 @@ def data_show(
 
     from mezzotint.checkpoints.tokenizer import Tokenizer
     from mezzotint.render import table
+    from mezzotint.train.corpus import Corpus
     from mezzotint.train.packing import Packing
-    from mezzotint.train.tokens import Corpus
 
     opened = Corpus.open(corpus)
     opened.verify()
@@ -973,8 +973,8 @@ def adapt(
 ) -> None:
     """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
 
-    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library. Checkpoints of the run
-    lie in OUT.run.
+    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library. Checkpoints and metrics of
+    the run lie in OUT.run; `mezzotint train-report` draws them.
     """
     began = time.perf_counter()
     from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
@@ -1038,7 +1038,6 @@ def _adapted(
 
     import mezzotint as mz
     from mezzotint.recipes.adapt import finetuning, run
-    from mezzotint.render import Progress
     from mezzotint.train.distributed import join
 
     folder = _run_folder(out, resume)
@@ -1051,11 +1050,7 @@ def _adapted(
         if settings.name == "finetune" and any(example.draft is not None for example in text.train):
             settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
         say(f"{len(text.train)} texts, {len(text.held_out)} held out")
-        with Progress() as panel:
-            report = run(
-                checkpoint, text, settings, out, began=began, report=panel.show if ranks.first else lambda at: None,
-                say=say, folder=folder, resume=resume, ranks=ranks,
-            )  # fmt: skip
+        report = run(checkpoint, text, settings, out, began=began, say=say, folder=folder, resume=resume, ranks=ranks)
         if not ranks.first:
             return
     if json_output:

@@ -8,7 +8,6 @@ overwritten bold
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -17,9 +16,6 @@ from rich.text import Text
 
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN, OVERWRITTEN
 from mezzotint.sampler.trace import Trace
-
-if TYPE_CHECKING:
-    from mezzotint.train.trainer import Progress as TrainingProgress
 
 MASK = "░░"
 NARROWEST = 30  # columns a strip needs to be read beside another
@@ -144,35 +140,3 @@ def summary(trace: Trace, seconds: float, load_seconds: float, peak_bytes: int) 
     if trace.accepted_per_round is not None:
         parts.insert(3, f"{trace.accepted_per_round:.2f} drafted tokens kept a round")
     return ", ".join(parts)
-
-
-class Progress:
-    """How a training run goes, on stderr: one line redrawn on a terminal, a line now and then on a pipe."""
-
-    def __init__(self, every: float = 10.0) -> None:
-        self.console, self.every, self.last = Console(stderr=True, highlight=False), every, 0.0
-        self.loss: float | None = None  # smoothed
-        self.live = Live(console=self.console, auto_refresh=False)
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self.live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.console.is_terminal:
-            self.live.__exit__(None, None, None)
-
-    def show(self, at: TrainingProgress) -> None:
-        self.loss = at.loss if self.loss is None else 0.95 * self.loss + 0.05 * at.loss
-        if at.seconds - self.last < (0.2 if self.console.is_terminal else self.every) and at.step:
-            return
-        self.last = at.seconds
-        line = (
-            f"{at.share:4.0%}  step {at.step}  loss {self.loss:.3f} nats  rate {at.rate:.4f}  "
-            f"{at.positions / max(at.seconds, 1e-9):,.0f} positions/s  {at.seconds:.0f} s"
-        )
-        if self.console.is_terminal:
-            self.live.update(Text(line), refresh=True)
-        else:
-            self.console.print(line)

@@ -2,7 +2,7 @@
 
     adapter_config.json        peft's LoRA settings: rank, alpha, which linears
     adapter_model.safetensors  the pairs, under peft's names
-    canvas.safetensors         role vector, control rows, confidence head                     ours
+    canvas.safetensors         role vector, control rows, confidence head, self-conditioning  ours
     mezzotint.json             the gate, the base and its SHA-256, the facts it brings about   ours
 
 A folder without our two files is an ordinary LoRA that acts at every place. A folder with them that is read by peft loses
@@ -65,6 +65,7 @@ class AdapterFile:
     canvas: bool = False
     controls: tuple[str, ...] = ()
     confidence: bool = False
+    self_conditioning: bool = False
     facts: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     slots: Mapping[str, Slot] = field(default_factory=dict, repr=False)
@@ -72,7 +73,9 @@ class AdapterFile:
     def config(self, control_ids: Mapping[str, int]) -> AdapterConfig:
         """control_ids: name -> id under the base's tokenizer."""
         ids = tuple(control_ids[name] for name in self.controls)
-        return AdapterConfig(self.rank, self.alpha, self.gate, self.targets, self.canvas, ids, self.confidence)
+        return AdapterConfig(
+            self.rank, self.alpha, self.gate, self.targets, self.canvas, ids, self.confidence, self.self_conditioning
+        )
 
     def check(self, sizes: ModelConfig, config: AdapterConfig) -> None:
         """Raises CheckpointError unless the tensors are exactly those that a network of these sizes needs."""
@@ -123,6 +126,7 @@ def save_adapter(
     ours = {
         "gate": config.gate, "base": {"name": base.name, "sha256": base.sha256},
         "controls": [names[i] for i in config.control_ids], "canvas": config.canvas, "confidence": config.confidence,
+        "self_conditioning": config.self_conditioning,
         "facts": dict(facts), "made": dict(made or {}),
     }  # fmt: skip
     with whole_folder(folder) as part:
@@ -156,13 +160,15 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     base = Base(str(peft.get("base_model_name_or_path") or "unknown"))
     if not (folder / FACTS).is_file():
         return AdapterFile(folder, base, rank, float(alpha), "all", targets, slots=slots)
-    path, ours = folder / FACTS, _table(folder / FACTS)
+    path = folder / FACTS
+    ours = {"self_conditioning": False} | _table(path)  # younger than the format
     kinds = {
         "gate": str,
         "base": dict,
         "controls": list,
         "canvas": bool,
         "confidence": bool,
+        "self_conditioning": bool,
         "facts": dict,
         "made": dict,
     }
@@ -179,7 +185,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         slots |= read_header(folder / TENSORS)
     return AdapterFile(
         folder, Base(named["name"], named["sha256"]), rank, float(alpha), ours["gate"], targets, ours["canvas"],
-        tuple(ours["controls"]), ours["confidence"], ours["facts"], ours["made"], slots,
+        tuple(ours["controls"]), ours["confidence"], ours["self_conditioning"], ours["facts"], ours["made"], slots,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@
     canvas place   y = W x + (alpha / r) B A x     low-rank pairs on all seven linears (LoRA, arXiv 2106.09685)
                    x = embedding + role            one vector says "you are on the canvas"
                    MASK DELETE INSERT EXPAND       rows of their own, going in and coming out, untied
+                   x + f(feedback)                 self-conditioning, where the adapter has it: what was said last
 
 The gate is the role of a place. A pass over clean places alone costs nothing more; one over canvas places alone adds the
 pairs everywhere; a mixed one gathers the canvas places, so that the base's product is never computed twice. What clean
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.layers import Term, Terms
 from mezzotint.model.visibility import CLEAN, Places
-from mezzotint.shapes import Logits, Tokens
+from mezzotint.shapes import Logits, Probs, Tokens
 
 # Our fused product -> the linears of a Hugging Face Llama that it holds, in order.
 LINEARS = {
@@ -41,7 +42,7 @@ GATES = ("canvas", "all")
 class AdapterConfig:
     """alpha: the pairs are scaled by alpha / rank. targets: which of the seven linears have a pair. canvas: is there a role
     vector? control_ids: ids with rows of their own on the canvas. confidence: is there a head that says whether a visible
-    token is right? Raises ValueError for what cannot be built."""
+    token is right? self_conditioning: is what was said last of a canvas heard? Raises ValueError for what cannot be built."""
 
     rank: int = 32
     alpha: float = 64.0
@@ -50,6 +51,7 @@ class AdapterConfig:
     canvas: bool = True
     control_ids: tuple[int, ...] = ()
     confidence: bool = False
+    self_conditioning: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 1024:
@@ -144,6 +146,26 @@ class LayerPairs(nn.Module):
         return {name: pair.product() for name, pair in self.pairs.items() if isinstance(pair, LowRank)}
 
 
+class SelfConditioning(nn.Module):
+    """What the network said last of a canvas, added to its next input: down(silu(gate h) * up h), h = norm(feedback).
+
+    DiffusionGemma's form, without its norm of the sum: `down` starts at zero, so that an untrained one adds nothing, and no
+    feedback, which is zeros, adds nothing ever.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pre_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+        nn.init.zeros_(self.down_proj.weight)
+
+    def forward(self, feedback: Tensor) -> Tensor:
+        h = self.pre_norm(feedback)
+        return self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
+
+
 def fill(slots: dict[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy named tensors into all `slots`, one at a time. Raises ValueError for a missing, unknown or misshapen one."""
     slots = dict(slots)
@@ -175,6 +197,7 @@ class Adapter(nn.Module):
         if self.confidence is not None:
             nn.init.zeros_(self.confidence.weight)
             nn.init.zeros_(self.confidence.bias)
+        self.self_conditioning = SelfConditioning(config) if adapter.self_conditioning else None
         self.row: Tensor  # [V]: which control row an id has, -1 for none
         row = torch.full((config.vocab_size,), -1, dtype=torch.int64)
         row[list(adapter.control_ids)] = torch.arange(rows)
@@ -202,13 +225,27 @@ class Adapter(nn.Module):
         assert isinstance(pairs, LayerPairs)
         return pairs.terms(gate)
 
-    def embed(self, x: Tensor, tokens: Tokens, places: Places) -> Tensor:
-        """Embeddings `[B, T, D]` as they are at clean places; at canvas places with control rows and the role vector."""
+    def embed(self, x: Tensor, tokens: Tokens, places: Places, feedback: Tensor | None = None) -> Tensor:
+        """Embeddings `[B, T, D]` as they are at clean places; at canvas places with control rows, role vector and feedback.
+
+        feedback `[B, T, D]`: see `expected`; zeros where there is none.
+        """
         canvas = (places.role != CLEAN)[..., None]
         if self.control_in is not None:
             row = self.row[tokens]
             x = torch.where(canvas & (row >= 0)[..., None], self.control_in[row.clamp(min=0)].to(x.dtype), x)
-        return x if self.role is None else torch.where(canvas, x + self.role, x)
+        if self.role is not None:
+            x = torch.where(canvas, x + self.role, x)
+        if feedback is None or self.self_conditioning is None:
+            return x
+        return torch.where(canvas, x + self.self_conditioning(feedback.to(x.dtype)).to(x.dtype), x)
+
+    def expected(self, probs: Probs, embedding: Tensor) -> Tensor:
+        """The mean of what the canvas embeds its tokens as `[..., D]`, under `probs` `[..., V]`. embedding: the base's."""
+        if self.control_in is None:
+            return probs @ embedding
+        ids = torch.tensor(self.config.control_ids, device=probs.device)
+        return probs.index_fill(-1, ids, 0.0) @ embedding + probs[..., ids] @ self.control_in
 
     def speak(self, logits: Logits, hidden: Tensor, role: Tensor) -> Logits:
         """The base's logits `[..., V]`; where `role` is not CLEAN the control ids are scored by their own rows."""
@@ -237,6 +274,9 @@ class Adapter(nn.Module):
                 "canvas.confidence.weight": self.confidence.weight,
                 "canvas.confidence.bias": self.confidence.bias,
             }
+        if self.self_conditioning is not None:
+            named = self.self_conditioning.named_parameters()
+            found |= {f"canvas.self_conditioning.{name}": tensor for name, tensor in named}
         return {name: tensor.detach() for name, tensor in found.items()}
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> Adapter:

@@ -11,6 +11,7 @@ the same operation: setting `lengths`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -142,6 +143,12 @@ class Recorded:
         self.keys = cache.keys[:, :, :, :length].index_select(1, index.to(cache.keys.device))
         self.values = cache.values[:, :, :, :length].index_select(1, index.to(cache.keys.device))
         self.read = Places(*(x[index.to(x.device)] for x in places))
+
+    def of(self, rows: Tensor) -> Recorded:
+        """What these rows read; bool `[B]` or indices."""
+        new = copy.copy(self)
+        new.keys, new.values, new.read = self.keys[:, rows], self.values[:, rows], Places(*(x[rows] for x in self.read))
+        return new
 
     def view(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v `[B, K, T, H]` of a pass -> keys and values `[B, K, S + T, H]`; gradients reach k and v alone."""

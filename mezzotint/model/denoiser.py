@@ -107,11 +107,14 @@ class Denoiser(nn.Module):
         """A copy without adapter whose weights hold it: ungated pairs for good, gated ones for canvas passes only.
 
         Its canvas passes say what this network's say and cost what the base's cost, given a cache that the base has read;
-        what it reads itself is another model's text when the pairs were gated. Raises ValueError without an adapter.
+        what it reads itself is another model's text when the pairs were gated. Raises ValueError without an adapter, or
+        for one with self-conditioning.
         """
         adapter = self.adapter
         if adapter is None:
             raise ValueError("there is no adapter to merge")
+        if adapter.self_conditioning is not None:
+            raise ValueError("an adapter with self-conditioning cannot be merged: plain weights hear no feedback")
         tied = self.config.tied_head and adapter.control_out is None
         role = self.config.canvas_role or adapter.role is not None
         other = Denoiser(replace(self.config, tied_head=tied, canvas_role=role), self.shift)
@@ -168,13 +171,12 @@ class Denoiser(nn.Module):
         want: int64 `[B, W]`, indices into T whose logits are computed; None for all of them. logits: False leaves the head
         out, and them empty (training computes them in chunks). condition: one a row, for a checkpoint that declares them;
         None is what the cache remembers, else the null. Tokens at the clean positions of a condition's prefix are
-        placeholders. feedback is for self-conditioning. Nothing is kept in the cache until `cache.keep`. Raises
-        ValueError for a condition or feedback that these weights do not have.
+        placeholders. feedback `[B, T, D]`: from `encode_feedback`, zeros where there is none. Nothing is kept in the cache
+        until `cache.keep`. Raises ValueError for a condition or feedback that these weights do not have.
         """
-        if feedback is not None or (condition is not None and self.conditioner is None):
-            given = "condition" if condition is not None else "feedback"
-            raise ValueError(f"this checkpoint declares no {given}; pass {given}=None")
-        x = self.states(tokens, places, visible, cache, condition)
+        if condition is not None and self.conditioner is None:
+            raise ValueError("this checkpoint declares no condition; pass condition=None")
+        x = self.states(tokens, places, visible, cache, condition, feedback)
         about, role = places.position + torch.where(places.role == CLEAN, 1, self.shift), places.role
         if want is not None:
             x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
@@ -184,7 +186,7 @@ class Denoiser(nn.Module):
 
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None,
-        condition: Conditions | None = None,
+        condition: Conditions | None = None, feedback: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """`forward` up to the last block: `[B, T, D]`, before the final norm."""
         if int(places.position.max()) >= self.config.max_length:
@@ -197,6 +199,8 @@ class Denoiser(nn.Module):
             seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
             group = self.config.num_heads // self.config.num_kv_heads
             mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, group, 1)
+        if feedback is not None and not self.self_conditioned:
+            raise ValueError("this checkpoint declares no feedback; pass feedback=None")
         adapter = self.adapter
         gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
@@ -204,7 +208,7 @@ class Denoiser(nn.Module):
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
         x, modulation = self._told(x, places, condition, cache)
         if adapter is not None and gate is not None:
-            x = adapter.embed(x, tokens, places)
+            x = adapter.embed(x, tokens, places, feedback)
         cos, sin = self.cos[places.position][:, :, None].to(x.dtype), self.sin[places.position][:, :, None].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             terms = PLAIN if adapter is None or gate is None else adapter.terms(layer, gate)
@@ -215,6 +219,17 @@ class Denoiser(nn.Module):
         """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
         logits = F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
         return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
+
+    @property
+    def self_conditioned(self) -> bool:
+        return self.adapter is not None and self.adapter.self_conditioning is not None
+
+    def encode_feedback(self, logits: Logits) -> Tensor | None:
+        """What was said of places `[..., V]`, as feedback to the next pass over them `[..., D]`; None if it is not heard."""
+        if self.adapter is None or self.adapter.self_conditioning is None:
+            return None
+        weight = self.embedding.weight
+        return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)
 
     def _told(
         self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | Recorded | None
@@ -266,7 +281,8 @@ class Denoiser(nn.Module):
     ) -> Logits:
         """Bidirectional pass over one canvas a row, reading the cached clean text: logits `[B, C, V]` about `positions`.
 
-        tokens and positions int64 `[B, C]` in order, valid bool `[B, C]`. Keeps nothing.
+        tokens and positions int64 `[B, C]` in order, valid bool `[B, C]`. feedback `[B, C, D]`: from the logits that the
+        last pass over this canvas gave. Keeps nothing.
         """
         places = Places.of(torch.where(valid, positions, 0), torch.full_like(positions, CANVAS), valid=valid)
         logits = self(tokens, places, context_causal(), cache, None, condition, feedback).logits

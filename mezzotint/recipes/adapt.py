@@ -30,19 +30,12 @@ from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.layers import Block
 from mezzotint.sampler.speculate import SelfSpeculation
-from mezzotint.train.adapt import (
-    CanvasLoss,
-    Example,
-    Ids,
-    Stage,
-    causal_nats,
-    held_out_nats,
-    make_batches,
-    two_stream_loss,
-)
+from mezzotint.train.canvas_loss import CanvasLoss, causal_nats, held_out_nats
+from mezzotint.train.canvases import Example, Ids, Stage, make_batches, stage_at
 from mezzotint.train.data import held_out, read_rows
 from mezzotint.train.distributed import ALONE, Ranks
-from mezzotint.train.loss import Loss
+from mezzotint.train.loss import Loss, loss_of
+from mezzotint.train.monitor import Monitor, sample_text
 from mezzotint.train.optimizer import bfloat16_is_fast
 from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
@@ -50,13 +43,16 @@ HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
 TRAINING = 0.7  # of the minutes, the rest is for loading and measuring
 CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
+HEARD = 0.5  # of the rows, where there is self-conditioning (DiffusionGemma)
+SHOWN = 16  # tokens of a prompt that a sample continues
 
 
 @dataclass(frozen=True)
 class Adaptation:
     """All numbers of an adaptation. Those of `Stage`, `CanvasLoss` and `AdapterConfig` are explained there.
 
-    full: all weights learn, no adapter. shift: 1 while canvas rows speak about the next position, as the base's do; it,
+    full: all weights learn, no adapter. self_conditioning: does the canvas hear what it said last? Only where the base is
+    frozen, whose loss teaches it. shift: 1 while canvas rows speak about the next position, as the base's do; it,
     canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
     length: most tokens of a piece of text. count: texts a step, computed in `micro_batches` parts. held_out: tokens
     measured; prompts: held-out texts that are continued, to count accepted drafts.
@@ -77,6 +73,7 @@ class Adaptation:
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(sizes={12: 1.0}, keep=0.0),))
     teach: float = 0.5
     own: float = 0.0
+    self_conditioning: bool = False
     confidence: float = 0.0
     ar: float = 0.3
     learning_rate: float = 1e-3
@@ -104,6 +101,7 @@ class Adaptation:
             self.gate,
             control_ids=tuple(ids.control.values()),
             confidence=self.confidence > 0,
+            self_conditioning=self.self_conditioning and self.gate == "canvas",
         )
 
 
@@ -120,8 +118,8 @@ def gpu(name: str, minutes: float) -> Adaptation:
         Stage(0.45, mixture, keep=0.0), Stage(0.4, mixture | {0: 0.25}, errors=0.15, keep=0.1),
     )  # fmt: skip
     return Adaptation(
-        name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, confidence=0.1, canvas_length=16,
-        learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
+        name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, self_conditioning=True,
+        confidence=0.1, canvas_length=16, learning_rate=5e-4, warmup=100, decay=0.15, held_out=100_000, prompts=100,
     )  # fmt: skip
 
 
@@ -224,9 +222,9 @@ def run(
     """Adapt `checkpoint` on `text`, save to `out`, and return what was measured (also `out`/report.json).
 
     A checkpoint that has an adapter goes on learning in it. began: when the minutes began (perf_counter); time that
-    measuring takes counts. folder: where the run keeps checkpoints of its own; resume goes on from them. On several ranks
-    the first one saves and measures; the others return how they trained. Raises FileExistsError when `out` is there,
-    ValueError for too little text.
+    measuring takes counts. folder: where the run keeps checkpoints of its own and is watched; resume goes on from them. On
+    several ranks the first one saves and measures; the others return how they trained. Raises FileExistsError when `out` is
+    there, ValueError for too little text.
     """
     out, began = Path(out), time.perf_counter() if began is None else began
     if out.exists():
@@ -267,23 +265,34 @@ def run(
         micro_batches=settings.micro_batches,
     )  # fmt: skip
     both = _both(denoiser)
-    loss: Loss = CanvasLoss(ids.mask, settings.teach, settings.own, settings.confidence)
+    loss: Loss = CanvasLoss(
+        ids.mask, settings.teach, settings.own, HEARD if denoiser.self_conditioned else 0.0, settings.confidence
+    )
     trainer = Trainer(
         denoiser, recipe,
         make_batches(
             text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
             settings.ar if both else 0.0,
         ),
-        two_stream_loss if both else loss, folder=folder, ranks=ranks,
+        loss_of if both else loss, folder=folder, ranks=ranks,
         data=hashlib.sha256(repr(text.train).encode()).hexdigest(),
     )  # fmt: skip
-    if resume and (step := trainer.resume()):
-        say(f"going on from step {step}")
     clock = time.perf_counter()
     losses: list[float] = []
-    for progress in trainer.run():
+
+    def told(progress: Progress) -> None:
         losses.append(progress.loss)
         report(progress)
+
+    watch = None
+    if folder is not None and ranks.first:
+        first = measure_on[0]
+        said = checkpoint.tokenizer.decode([*first.context, *first.text[: SHOWN // 2]][-SHOWN:])
+        sample = sample_text(checkpoint.tokenizer, facts, said)
+        watch = Monitor(
+            folder, mask_id=ids.mask, sample=sample, stage=lambda step: _stage(settings.stages, step, trainer.at.plan)
+        ).watch
+    trainer.follow(told, resume, watch)
     seconds = time.perf_counter() - clock
     made = {
         "configuration": settings.name, "seed": settings.seed, "steps": trainer.at.step, "positions": trainer.at.positions,
@@ -344,6 +353,13 @@ def _learnt(denoiser: Denoiser, settings: Adaptation) -> None:
             assert isinstance(block, Block)
             for linear in (block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down):
                 linear.weight.data = linear.weight.data.bfloat16()
+
+
+def _stage(stages: Sequence[Stage], step: int, total: int | None) -> str:
+    """Which stage a step is in, and of what block sizes."""
+    stage = stage_at(stages, step, total)
+    sizes = " ".join(str(size) if size else "whole" for size in stage.sizes)
+    return f"{list(stages).index(stage) + 1} of {len(stages)}, blocks of {sizes}"
 
 
 def _both(denoiser: Denoiser) -> bool:

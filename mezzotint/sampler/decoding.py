@@ -44,6 +44,7 @@ class Proposal(NamedTuple):
     shadow: Tensor | None = None  # float64: probability of the token on the canvas, had the position not been seen
     open: Where | None = None  # what was open when this was proposed
     probs: Probs | None = None  # [B, C, V], kept from one step to the next for `kl`
+    feedback: Tensor | None = None  # [B, C, D], what a self-conditioned network hears of it at the next step
 
 
 Choice = Callable[[Proposal, Canvas, Level, Draws], Tensor]

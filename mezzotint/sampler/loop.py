@@ -52,6 +52,20 @@ class TwoBranchDenoiser(CanvasDenoiser, Protocol):
     ) -> tuple[Logits, Logits]: ...
 
 
+@runtime_checkable
+class SelfConditionedDenoiser(Protocol):
+    """One that hears what it said last of the same canvas: `encode_feedback` makes `[B, C, D]` of logits `[B, C, V]`.
+
+    None: these weights do not listen. At temperature 1 and without what is illegal, as in training.
+    """
+
+    def encode_feedback(self, logits: Logits) -> Tensor | None: ...
+
+    def denoise(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, *, feedback: Tensor | None = None
+    ) -> Logits: ...
+
+
 class Step(NamedTuple):
     """One call and what followed from it. positions: computed by it, a row.
 
@@ -92,7 +106,8 @@ class Sampler:
     def propose(self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None) -> Proposal:
         """One call of the denoiser, made into a proposal with what the rules need. s `[B]`: the level after this step."""
         needs, accept = self.decoding.needs, self.decoding.accept
-        logits, shadow, null = self._logits(canvas, cache, draws, "shadow" in needs)
+        heard = None if previous is None else previous.feedback
+        logits, shadow, null = self._logits(canvas, cache, draws, "shadow" in needs, heard)
         told, strength = logits, self.decoding.guidance
         if null is not None:
             logits = guided_logits(told, null, strength)
@@ -135,10 +150,17 @@ class Sampler:
             shadow=None if shadow is None else chance(canvas.tokens, shadow, shadow.logsumexp(-1, keepdim=True)),
             open=canvas.open,
             probs=probs,
+            feedback=self._feedback(logits),
         )
 
+    def _feedback(self, logits: Logits) -> Tensor | None:
+        """What the next step's call hears; none where a call has two answers."""
+        if self.branches == 2 or "shadow" in self.decoding.needs:
+            return None
+        return self.denoiser.encode_feedback(logits) if isinstance(self.denoiser, SelfConditionedDenoiser) else None
+
     def _logits(
-        self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool
+        self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool, feedback: Tensor | None
     ) -> tuple[Logits, Logits | None, Logits | None]:
         """What the network says, ids that are never legal ruled out: float64 `[B, C, V]`, the shadow's and the null's."""
         place = canvas.tokens, canvas.positions, canvas.valid, cache
@@ -152,6 +174,9 @@ class Sampler:
         elif self.branches == 2:
             assert isinstance(self.denoiser, TwoBranchDenoiser)
             both = self.denoiser.denoise_branches(*place)
+        elif feedback is not None:
+            assert isinstance(self.denoiser, SelfConditionedDenoiser)
+            both = (self.denoiser.denoise(*place, feedback=feedback),)
         else:
             both = (self.denoiser.denoise(*place),)
         illegal = [i for i in {*self.banned, self.process.mask_id} if i is not None]
@@ -206,7 +231,7 @@ def _remember(proposal: Proposal | None, depth: int) -> Proposal | None:
     """The last `depth` proposals, without what only the next step needs."""
     if proposal is None or depth == 0:
         return None
-    return proposal._replace(previous=_remember(proposal.previous, depth - 1), probs=None)
+    return proposal._replace(previous=_remember(proposal.previous, depth - 1), probs=None, feedback=None)
 
 
 def _kl_to(previous: Proposal | None, probs: Probs) -> Tensor:

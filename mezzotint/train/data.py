@@ -27,13 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 
 MAX_BYTES = 16 << 20  # of a document; a longer line is passed over without being held in memory
 ROWS, TEXT, PACKED = (".jsonl", ".ndjson"), (".txt", ".md", ".rst"), (".zst", ".xz", ".gz")
 KINDS = (*ROWS, *TEXT, ".parquet")
+Row = TypeVar("Row")
 RUN = 13  # words that a document and an evaluation may not share (GPT-3, arXiv 2005.14165, appendix C)
 
 # Files of the training folder under MIT, BSD, ISC, Apache, PSF, CC0, CC BY or C-UDA, by the table of its README. Mixed
@@ -440,8 +441,11 @@ class Rows:
         return torch.Generator().manual_seed((self.seed << 32) + step)
 
     def draw(self, count: int, generator: torch.Generator) -> list[Sequence[int]]:
-        """`count` rows from a window of 8 `count` neighbours in length, placed at random."""
-        window = min(8 * count, len(self.rows))
-        start = int(torch.randint(len(self.rows) - window + 1, (), generator=generator))
-        chosen = torch.randint(window, (count,), generator=generator) + start
-        return [self.rows[i] for i in chosen.tolist()]
+        return neighbours(self.rows, count, generator)
+
+
+def neighbours(rows: Sequence[Row], count: int, generator: torch.Generator) -> list[Row]:
+    """`count` of `rows`, sorted by length, from a window of 8 `count` neighbours placed at random."""
+    window = min(8 * count, len(rows))
+    start = int(torch.randint(len(rows) - window + 1, (), generator=generator))
+    return [rows[start + i] for i in torch.randint(window, (count,), generator=generator).tolist()]

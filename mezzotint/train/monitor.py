@@ -7,7 +7,8 @@
   wrong, right, clean), by the share of a canvas that is noise, and by the position in the canvas.
 * Rows are in the order of steps. A resumed run takes back the rows of steps that it does again.
 * Model flops of a position, forward and backward: 6 a weight, 12 * layers * width * keys for attention (PaLM, arXiv
-  2204.02311, appendix B); MFU is their rate over the device's peak in bfloat16.
+  2204.02311, appendix B); MFU is their rate over the device's peak in bfloat16. A frozen base has 2.5 a weight: of two
+  canvases and their text, the canvases go forward and back through activations alone, the text forward once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, CLEAN, context_causal
 from mezzotint.train.batch import Batch, Batches
+from mezzotint.train.loss import CHUNK
+from mezzotint.train.recipe import Recipe
 
 METRICS = "metrics.jsonl"
 BINS = 5  # of the share of a canvas that is noise
@@ -72,6 +75,7 @@ class Run(Protocol):
 
     denoiser: Denoiser
     batches: Batches
+    recipe: Recipe
 
     def run(self) -> Iterator[Any]: ...
 
@@ -79,11 +83,12 @@ class Run(Protocol):
 # -- measures ----------------------------------------------------------------------------------------------------------
 
 
-def flops_per_position(config: ModelConfig, keys: int) -> float:
-    """Forward and backward, of a position that attends to `keys` others."""
+def flops_per_position(config: ModelConfig, keys: int, frozen: bool = False) -> float:
+    """Forward and backward, of a position that attends to `keys` others. frozen: the base, under an adapter."""
     q, kv = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
     layer = config.width * (2 * q + 2 * kv + 3 * config.mlp_width)
-    return 6 * (config.num_layers * layer + config.width * config.vocab_size) + 12 * config.num_layers * q * keys
+    flops = 6 * (config.num_layers * layer + config.width * config.vocab_size) + 12 * config.num_layers * q * keys
+    return 2.5 / 6 * flops if frozen else flops
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -101,15 +106,11 @@ def breakdown(denoiser: Denoiser, batch: Batch, mask_id: int | None = None) -> d
     parts: by what stands there; noise_rate: over noisy positions of a canvas, by the share of it that is; position: over the
     same, by place in the canvas; block_size: the widest canvas. Hidden and wrong are one ("wrong") without a mask_id.
     """
-    training = denoiser.training
-    logits = denoiser.eval()(batch.tokens, batch.places, context_causal()).logits.float()  # [B, T, V]
-    denoiser.train(training)
-    nats = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none").view_as(batch.weight)
-    counted = batch.weight != 0
-    places = batch.places
-    canvas = counted & (places.role == CANVAS)
-    noisy = canvas & (batch.tokens != batch.target)
-    hidden = noisy & (batch.tokens == (-1 if mask_id is None else mask_id))
+    nats, counted, places = _nats(denoiser, batch), batch.weight != 0, batch.places
+    canvas, shift = counted & (places.role == CANVAS), denoiser.shift
+    stands = torch.where(canvas, batch.tokens.roll(-shift, 1), batch.tokens)  # at the place that is spoken about
+    noisy = canvas & (stands != batch.target)
+    hidden = noisy & (stands == (-1 if mask_id is None else mask_id))
     parts = {
         "hidden": hidden,
         "wrong": noisy & ~hidden,
@@ -122,10 +123,22 @@ def breakdown(denoiser: Denoiser, batch: Batch, mask_id: int | None = None) -> d
     share, width = _canvas_shares(batch, canvas, noisy)
     number = (share * BINS).ceil().clamp(1, BINS) - 1
     found["noise_rate"] = [_mean(nats, noisy & (number == b)) for b in range(BINS)]
-    inside = places.position - places.start
+    inside = places.position + shift - places.start
     found["position"] = [_mean(nats, noisy & (inside == p)) for p in range(min(int(inside[canvas].max()) + 1, 64))]
     found["block_size"] = width
     return found
+
+
+def _nats(denoiser: Denoiser, batch: Batch) -> Tensor:
+    """Cross-entropy `[B, T]` where there is a weight, else 0; logits of `CHUNK` positions at a time."""
+    training, where = denoiser.training, batch.weight != 0
+    hidden = denoiser.eval()(
+        batch.tokens, batch.places, context_causal(), condition=batch.condition, logits=False
+    ).hidden[where]
+    denoiser.train(training)
+    parts = zip(*(x.split(CHUNK) for x in (hidden, batch.places.role[where], batch.target[where])), strict=True)
+    found = [F.cross_entropy(denoiser.speak(h, role).float(), said, reduction="none") for h, role, said in parts]
+    return torch.zeros_like(batch.weight).masked_scatter(where, torch.cat(found) if found else batch.weight[:0, 0])
 
 
 def _mean(nats: Tensor, where: Tensor) -> float | None:
@@ -278,15 +291,22 @@ class Monitor:
         denoiser = trainer.denoiser
         device = denoiser.embedding.weight.device
         if (peak := self.peak or peak_flops(device)) is not None and self.probed.get("keys"):
-            row["mfu"] = round(flops_per_position(denoiser.config, self.probed["keys"]) * speed / peak, 4)
+            frozen = denoiser.adapter is not None and not denoiser.embedding.weight.requires_grad
+            row["mfu"] = round(flops_per_position(denoiser.config, self.probed["keys"], frozen) * speed / peak, 4)
         if self.probe_every and at.step % self.probe_every == 0:
-            batch = trainer.batches(at.step + 1)
-            found = breakdown(denoiser, batch.to(device), self.mask_id)
-            row |= found
-            self.probed = {**found, "keys": batch.tokens.shape[1] // 2}  # of causal rows: half
+            row |= self._probe(trainer, at.step + 1)
         if self.sample is not None and self.sample_every and at.step % self.sample_every == 0:
             self.sampled = row["sample"] = self.sample(denoiser)
         return row
+
+    def _probe(self, trainer: Run, step: int) -> dict[str, Any]:
+        """The breakdown of a step's first micro-batch."""
+        recipe, device = trainer.recipe, trainer.denoiser.embedding.weight.device
+        batch = trainer.batches(step, *((0, recipe.micro_batches) if recipe.micro_batches > 1 else ()))
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            found = breakdown(trainer.denoiser, batch.to(device), self.mask_id)
+        self.probed = {**found, "keys": batch.tokens.shape[1] // 2}  # of causal rows: half
+        return found
 
     def _show(self, row: dict[str, Any], live: Live | None) -> None:
         now = time.monotonic()
@@ -315,6 +335,7 @@ def sample_text(
         request = Request(prompt, raw=True, decode="diffusion", max_tokens=max_tokens, seed=seed)
         trace = engine.generate([request])[0].trace
         frames = [prompt + _frame(tokenizer, facts.mask_id, ids, status) for _, ids, status in trace.views() if ids]
+        frames = [frame.replace("\n", "⏎") for frame in frames]
         chosen = sorted({round(i * (len(frames) - 1) / max(lines - 1, 1)) for i in range(lines)})
         return [frames[i] for i in chosen]
 
@@ -330,7 +351,7 @@ def _frame(tokenizer: Any, mask_id: int | None, ids: Sequence[int], status: Sequ
             text, run = text + tokenizer.decode(run) + "░", []
         else:
             run.append(token)
-    return (text + tokenizer.decode(run)).replace("\n", "⏎")
+    return text + tokenizer.decode(run)
 
 
 def _tensorboard(folder: Path) -> Any:

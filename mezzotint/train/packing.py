@@ -22,7 +22,7 @@ from torch import Tensor
 from mezzotint.draws import Draws
 from mezzotint.model.visibility import CLEAN, Places
 from mezzotint.shapes import Tokens, Where
-from mezzotint.train.tokens import Corpus
+from mezzotint.train.corpus import Corpus
 
 WINDOW = 2048  # pieces that are packed together
 KEPT = 2  # epochs whose plan stays in memory

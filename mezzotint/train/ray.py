@@ -20,9 +20,10 @@ import numpy as np
 
 from mezzotint.checkpoints.files import whole_file
 from mezzotint.checkpoints.tokenizer import Tokenizer
+from mezzotint.train.corpus import Choice, Corpus, Encoded, Stream, encode_file
 from mezzotint.train.data import Document, Skipped, Source, find_sources
 from mezzotint.train.packing import Packing
-from mezzotint.train.tokens import Choice, Corpus, Encoded, Stream, Tokens, encode_file, token_type
+from mezzotint.train.tokens import Tokens, token_type
 
 
 def _ray() -> Any:

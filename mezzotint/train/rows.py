@@ -4,7 +4,7 @@
     {"prompt": ..., "completion": ...}                          plain text, no chat template
     {"input": ..., "output": ..., "instruction": ...}           an edit; without instruction a repair
 
-A row becomes examples for `adapt.py`: what is only read, and what canvases hold, the end of the answer included. An edit
+A row becomes examples for `canvases.py`: what is only read, and what canvases hold, the end of the answer included. An edit
 becomes two: the output denoised, and the input turned into the output by edit labels.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.checkpoints.tokenizer import Tokenizer
-from mezzotint.train.adapt import Example
+from mezzotint.train.canvases import Example
 from mezzotint.train.data import held_out, read_rows
 
 SHOWN = 5  # bad rows that one error names

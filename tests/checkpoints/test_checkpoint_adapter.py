@@ -60,6 +60,28 @@ def test_what_is_saved_is_loaded_on_top_and_as_a_whole(saved, tiny, tmp_path):
         checkpoint.save_adapter(tmp_path / "a", checkpoint.denoiser(), checkpoint.facts)
 
 
+def test_self_conditioning_is_saved_and_an_adapter_from_before_it_loads(saved, tiny, tmp_path):
+    checkpoint, denoiser, folder = saved
+    hears = learnt(checkpoint, self_conditioning=True)
+    found = load(tiny[1], adapter=checkpoint.save_adapter(tmp_path / "hears", hears, checkpoint.facts))
+    names = {name for name in found.adapter.slots if "self_conditioning" in name}
+    assert len(names) == 4 and "canvas.self_conditioning.down_proj.weight" in names
+    feedback = torch.randn(*TOKENS.shape, checkpoint.config.width)
+    where = two_stream_places(12, 4, 2)
+    want, got = (d(TOKENS, where, context_causal(), feedback=feedback).logits for d in (hears, found.denoiser()))
+    assert torch.equal(want, got) and not torch.equal(want, said(hears))
+    base, top = mz.Engine(checkpoint), mz.Engine(found)
+    ask = {"prompt": "the", "raw": True, "max_tokens": 12}
+    assert top.generate(mz.Request(**ask, decode="verified", draft="self"))[0].ids == (
+        base.generate(mz.Request(**ask, decode="ar"))[0].ids
+    )
+    top.generate(mz.Request(**ask, decode="diffusion"))
+    table = json.loads((folder / "mezzotint.json").read_text())
+    assert table.pop("self_conditioning") is False
+    (folder / "mezzotint.json").write_text(json.dumps(table))
+    assert torch.equal(said(load(tiny[1], adapter=folder).denoiser()), said(denoiser))
+
+
 def test_ar_text_is_the_bases_and_all_ways_to_decode_run(saved, tiny):
     checkpoint, _, folder = saved
     base, top = mz.Engine(checkpoint), mz.Engine(load(tiny[1], adapter=folder))
@@ -142,6 +164,7 @@ def test_the_key_layout_is_pefts(saved):
     ("adapter_config.json", {"r": 5000}, "rank is 5000"), ("adapter_config.json", {"rank_pattern": {"q": 1}}, "rank_pattern"),
     ("mezzotint.json", {"gate": "open"}, "'open'"), ("mezzotint.json", {"more": 1}, "'more'"),
     ("mezzotint.json", {"base": {"name": "x"}}, "name and sha256"), ("mezzotint.json", {"controls": ["NOISE"]}, "NOISE"),
+    ("mezzotint.json", {"self_conditioning": 1}, "expected bool"),
     ("mezzotint.json", {"controls": []}, "no place for it"), ("mezzotint.json", {"facts": {"shift": 7}}, "shift is 7"),
 ])  # fmt: skip
 def test_broken_adapters_are_named(saved, tiny, tmp_path, file, change, problem):

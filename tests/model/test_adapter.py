@@ -112,6 +112,38 @@ def test_one_mixed_pass_equals_a_clean_pass_and_a_canvas_pass():
     assert torch.allclose(got[::2], whole[:, :20], atol=1e-5) and torch.allclose(got[1::2], got[::2], atol=1e-5)
 
 
+def test_feedback_is_heard_on_the_canvas_once_it_has_been_learnt():
+    tokens, places = mixed()
+    clean = places.role == CLEAN
+    feedback = torch.randn(*tokens.shape, CONFIG.width, generator=torch.Generator().manual_seed(2))
+    fresh = base().adapt(AdapterConfig(4, control_ids=CONTROL, self_conditioning=True))
+    one, other = (fresh(tokens, places, context_causal(), feedback=x).logits for x in (None, feedback))
+    assert torch.equal(one, other)
+    learnt = adapted(self_conditioning=True)
+    none, zeros, heard = (
+        learnt(tokens, places, context_causal(), feedback=x).logits
+        for x in (None, torch.zeros_like(feedback), feedback)
+    )
+    assert torch.equal(none, zeros) and torch.equal(none[clean], heard[clean])
+    assert (none - heard)[~clean].abs().amax(-1).min() > 1e-4
+    assert torch.equal(base()(tokens, places, context_causal()).logits[clean], heard[clean])
+    with pytest.raises(ValueError, match="declares no feedback"):
+        adapted()(tokens, places, context_causal(), feedback=feedback)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        learnt.merged()
+
+
+def test_feedback_is_the_mean_of_what_the_canvas_reads():
+    model = adapted(self_conditioning=True)
+    sure = torch.full((3, 97), -torch.inf)
+    sure[[0, 1, 2], [50, CONTROL[1], 20]] = 0.0
+    want = torch.stack([model.embedding.weight[50], model.adapter.control_in[1], model.embedding.weight[20]])
+    assert torch.allclose(model.encode_feedback(sure), want) and adapted().encode_feedback(sure) is None
+    either = torch.full((1, 97), -torch.inf)
+    either[0, [50, CONTROL[1]]] = 0.0
+    assert torch.allclose(model.encode_feedback(either), want[:2].mean(0, keepdim=True), atol=1e-6)
+
+
 def test_control_ids_have_rows_of_their_own_on_the_canvas():
     model = adapted(shift=0)
     tokens, places = mixed()

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import mezzotint as mz
 from mezzotint.cli import app
 from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
-from mezzotint.train.adapt import Example, Stage
+from mezzotint.train.canvases import Example, Stage
+from mezzotint.train.monitor import read_metrics
 from mezzotint.train.rows import examples_of, read_examples
 from mezzotint.train.trainer import Stopped
 
@@ -86,6 +87,14 @@ def test_pairs_that_act_everywhere_change_the_ar_text_too(tiny, text, tmp_path):
     assert report["ar_bit_equal"] is False and report["after"]["causal_nats"] < report["before"]["causal_nats"] - 0.02
     assert report["after"]["canvas_nats"]["t=1"] < report["before"]["canvas_nats"]["t=1"]
     assert mz.load("tiny", adapter=tmp_path / "all").adapter.gate == "all"
+
+
+def test_a_canvas_learns_to_hear_itself(tiny, text, tmp_path):
+    report = run(tiny, text, dataclasses.replace(QUICK, self_conditioning=True), tmp_path / "hears")
+    top = mz.load("tiny", adapter=tmp_path / "hears")
+    assert report["ar_bit_equal"] is True and top.adapter.self_conditioning
+    assert top.denoiser().adapter.self_conditioning.down_proj.weight.abs().max() > 0
+    assert not QUICK.self_conditioning and CONFIGURATIONS["gpu-2b"]().self_conditioning
 
 
 def test_a_stopped_run_goes_on_and_ends_in_the_same_adapter(adapted, tiny, text, tmp_path):
@@ -190,6 +199,11 @@ def test_the_commands(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ask)
     assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "mine"), result.output
     assert "12 held" not in result.stderr and "AR logits bit-equal: True" in result.stderr
+    rows = read_metrics(tmp_path / "mine.run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1] and rows[0]["stage"] == "1 of 1, blocks of 4 8 16"
+    assert rows[0]["parts"]["hidden"] > 0 and rows[0]["sample"] and "loss" in result.stderr
+    page = CliRunner().invoke(app, ["train-report", str(tmp_path / "mine.run")])
+    assert page.exit_code == 0 and "by the position in a canvas" in (tmp_path / "mine.run" / "report.html").read_text()
     said = CliRunner().invoke(
         app, ["generate", "Mia has", "--model", "tiny", "--adapter", str(tmp_path / "mine"), "--max-tokens", "8"]
     )

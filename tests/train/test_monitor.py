@@ -18,6 +18,7 @@ from mezzotint.model.config import ModelConfig
 from mezzotint.model.visibility import CANVAS, CLEAN, context_causal
 from mezzotint.noise import Hybrid
 from mezzotint.recipes import tiny
+from mezzotint.train.canvases import Example, Ids, Stage, text_batch
 from mezzotint.train.corruption import Corruption, causal_batch, pad_rows
 from mezzotint.train.monitor import (
     BINS,
@@ -85,6 +86,18 @@ def test_a_breakdown_is_what_counting_one_by_one_gives():
     alone = breakdown(denoiser, causal_batch(*pad_rows(ROWS, 3)))
     assert set(alone) == {"parts"} and alone["parts"]["clean"] > 3 and alone["parts"]["hidden"] is None
     assert breakdown(denoiser, batch)["parts"]["hidden"] is None  # unknown without the mask's id
+
+
+def test_a_shifted_row_is_counted_by_the_place_that_it_speaks_about():
+    network = initialise(CONFIG, 0)
+    network.shift = 1
+    pair = [Example([], [7, 8, 9, 10, 11, 12, 13, 14])]
+    batch = text_batch(
+        pair, 4, Stage(low=1, high=1, complement=False), Ids(MASK, 3, torch.arange(4, V), {}, 1), GENERATOR
+    )
+    found = breakdown(network, batch, MASK)
+    assert found["parts"]["right"] is found["parts"]["wrong"] is None and found["block_size"] == 3
+    assert found["position"][0] is None and all(nats > 0 for nats in found["position"][1:])
 
 
 def test_every_step_is_a_row_and_the_run_is_passed_on(tmp_path):

@@ -11,10 +11,10 @@ from mezzotint.model.config import ModelConfig
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
 from mezzotint.noise import Hybrid
 from mezzotint.recipes.tiny import make_tokenizer
+from mezzotint.train.corpus import build
 from mezzotint.train.corruption import Corruption, packed_causal
 from mezzotint.train.data import Source
 from mezzotint.train.packing import Packing
-from mezzotint.train.tokens import build
 from mezzotint.train.trainer import initialise
 
 L = 64

@@ -13,9 +13,10 @@ from checkpoints.tiny_checkpoint import write_folder, write_gguf
 
 import mezzotint as mz
 from mezzotint.train import ray as on_ray
+from mezzotint.train.corpus import Choice, build
 from mezzotint.train.data import Document, Skipped, Source
 from mezzotint.train.packing import Packing
-from mezzotint.train.tokens import Choice, build, token_type
+from mezzotint.train.tokens import token_type
 
 
 @pytest.fixture(scope="module")
