@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import report
+
 ARMS = ("two streams", "ar", "transformers ar")
 STEPS = 1
 
@@ -109,13 +111,17 @@ def main() -> None:
         found[arm] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         )
-    print(
-        f"rows {args.rows}, positions a row {2 * args.length}, vocabulary {args.vocabulary}, 6 layers of width 256, AdamW"
+    rows = [(arm, f"{found[arm]['step'] / 1e6:.0f}", found["two streams"]["step"] / found[arm]["step"]) for arm in ARMS]
+    report.write(
+        "train-memory",
+        "Peak memory of a training step",
+        [
+            f"{args.rows} rows of {2 * args.length} positions, vocabulary {args.vocabulary}, 6 layers of width 256, AdamW, one "
+            f"thread, {'bfloat16 autocast' if args.bfloat16 else 'float32'}; above what the weights take.",
+            "",
+            *report.table(["arm", "MB of a step", "two streams over it"], rows),
+        ],
     )
-    print(f"{'arm':<16} {'MB of a step':>14} {'two streams / it':>18}")
-    for arm in ARMS:
-        ratio = found["two streams"]["step"] / found[arm]["step"]
-        print(f"{arm:<16} {found[arm]['step'] / 1e6:>14.0f} {ratio:>18.2f}")
 
 
 if __name__ == "__main__":
