@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import bisect
 import difflib
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -44,16 +43,16 @@ class Hunk:
                 f"hunk {self.start}:{self.end} does not hold the {len(self.before)} characters it replaces"
             )
 
+    @cached_property
+    def common(self) -> tuple[int, int]:
+        """How many characters both sides begin with, and how many of the rest they end with."""
+        start = _common(self.before, self.after)
+        return start, _common(self.before[start:][::-1], self.after[start:][::-1])
+
     @property
     def size(self) -> int:
-        """Characters changed: of both sides the longer, what they begin and end with in common left out."""
-        shortest = min(len(self.before), len(self.after))
-        pairs = zip(self.before, self.after, strict=False)
-        start = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        backwards = zip(self.before[start:][::-1], self.after[start:][::-1], strict=False)
-        end = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], backwards))
-        assert start + end <= shortest
-        return max(len(self.before), len(self.after)) - start - end
+        """Characters changed: of both sides the longer, what they have in common left out."""
+        return max(len(self.before), len(self.after)) - sum(self.common)
 
 
 class Place(NamedTuple):
@@ -157,12 +156,16 @@ class Edit:
     def to_json(self) -> dict[str, Any]:
         hunks = []
         for hunk, (start, end) in zip(self.hunks, self.places(), strict=True):
-            table = {**vars(hunk), "bytes": [start.byte, end.byte], "utf16": [start.utf16, end.utf16]}
+            table = {**asdict(hunk), "bytes": [start.byte, end.byte], "utf16": [start.utf16, end.utf16]}
             hunks.append({key: value for key, value in table.items() if value is not None})
         return {
             "text": self.after, "changed": self.before != self.after, "hunks": hunks, "calls": self.num_calls,
             "way": self.way, "notes": list(self.notes), "lsp": self.lsp(),
         }  # fmt: skip
+
+
+def _common(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _lines(text: str) -> list[str]:

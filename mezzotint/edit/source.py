@@ -32,9 +32,9 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """starts: the byte at which each token begins, and last the text's length in bytes; all tokens of a locked piece begin with
-    it. locked, closed: of each token, whether it stays, and whether nothing may be inserted before it (closed has one more,
-    for the end).
+    """starts: the byte at which each token begins, and last the text's length in bytes; where a locked piece holds what no
+    token spells, all of its tokens begin with it. locked, closed: of each token, whether it stays, and whether nothing may
+    be inserted before it (closed has one more, for the end).
     """
 
     text: str
@@ -60,7 +60,7 @@ class Source:
             piece, stays = text[start:end], (start, end) not in free
             tokens = tokenizer.encode(piece)
             inside = not locks.allow(start, start)  # a lock that a seal cuts goes on
-            starts += [at] * len(tokens) if stays else _starts(tokens, tokenizer, at)
+            starts += _starts(tokens, tokenizer, at, at + len(piece.encode()))
             closed += [inside if n == 0 else stays for n in range(len(tokens))]
             locked += [stays] * len(tokens)
             ids += tokens
@@ -121,8 +121,9 @@ class Source:
         return self.data[byte] & 0xC0 != 0x80 and self.data[byte - 1 : byte + 1] != b"\r\n"
 
 
-def _starts(tokens: Sequence[int], tokenizer: Tokenizer, at: int) -> list[int]:
-    return list(itertools.accumulate((len(tokenizer.token_bytes(t)) for t in tokens), initial=at))[:-1]
+def _starts(tokens: Sequence[int], tokenizer: Tokenizer, start: int, end: int) -> list[int]:
+    starts = list(itertools.accumulate((len(tokenizer.token_bytes(t)) for t in tokens), initial=start))
+    return starts[:-1] if starts[-1] == end else [start] * len(tokens)
 
 
 def _with_unspelled(text: str, locks: Locks, tokenizer: Tokenizer) -> Locks:

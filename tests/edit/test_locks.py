@@ -83,7 +83,7 @@ def test_tokens_end_at_locks_and_what_has_no_token_is_locked(tokenizer):
     assert {5, 8, 11} <= set(source.starts)
     assert "".join(piece for piece, stays in zip(pieces, source.locked, strict=True) if stays) == "hin"
     closed = [start for start, shut in zip(source.starts, source.closed, strict=True) if shut]
-    assert closed == [5, 11]  # before the second locked token (all of them begin with the piece), and at the seal
+    assert closed == [6, 11]  # before the second of the locked tokens, and at the seal
     assert [source.closed[-1], Source.of(text, Locks.of(text, [(13, 13)]), tokenizer).closed[-1]] == [False, True]
     few = Tokenizer.of_tokens(["a", "b"])
     source = Source.of("aéb", Locks(), few)
