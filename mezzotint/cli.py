@@ -440,6 +440,12 @@ def edit(
     only_doubtful: Annotated[
         bool, typer.Option("--only-doubtful", help="Change only words that the model doubts.")
     ] = False,
+    show_doubt: Annotated[
+        bool,
+        typer.Option(
+            "--doubt", help="Change nothing; show the words that the model doubts, or p of each token as JSON."
+        ),
+    ] = False,
     reject: Annotated[
         list[int] | None, typer.Option(help="Number of a change, from 0: keep its old text, do the rest again.")
     ] = None,
@@ -461,13 +467,14 @@ def edit(
     show_summary: Annotated[bool, typer.Option("--summary", help="Changes, calls and time on stderr.")] = False,
 ) -> None:
     """Change text where it stands: corrections by default, and whatever --instruction says where the model follows it."""
-    from mezzotint.edit_files import STANDARD_INPUT, Document, Output, edit_document, wanted
+    from mezzotint import edit_files
+    from mezzotint.edit_files import STANDARD_INPUT, Document, Output
 
     sources = files or [STANDARD_INPUT]
     if in_place and STANDARD_INPUT in sources:
         raise BadInput("--in-place needs a file, not standard input")
     given = {"strength": strength, "budget": budget, "sure": threshold}
-    order = wanted(
+    order = edit_files.wanted(
         instruction, preset, presets, values or [], lines, only_doubtful, way, reject or [], margin=margin, seed=seed,
         **{key: value for key, value in given.items() if value is not None},
     )  # fmt: skip
@@ -478,7 +485,10 @@ def edit(
         plain = "text" if document.name == STANDARD_INPUT else "diff"
         show = "json" if json_output else "text" if text_output else "diff" if diff else "" if in_place else plain
         output = Output(show, in_place, backup, explain, show_summary)
-        done, written = edit_document(engine, document, order, output)
+        if show_doubt:
+            edit_files.show_doubt(engine, document, order, output)
+            continue
+        done, written = edit_files.edit_document(engine, document, order, output)
         changed |= done.after != done.before
         refused |= in_place and not written
     if show_summary:

@@ -20,13 +20,14 @@ from rich.console import Console
 from mezzotint.checkpoints.files import whole_file
 from mezzotint.edit.ask import Ask
 from mezzotint.edit.checks import problems
+from mezzotint.edit.doubt import doubt
 from mezzotint.edit.editor import Where, edit, resolve
 from mezzotint.edit.hunks import Edit
 from mezzotint.edit.locks import find_locks
 from mezzotint.edit.presets import preset
 from mezzotint.edit.router import choose
 from mezzotint.engine.engine import Engine
-from mezzotint.render import Working, coloured
+from mezzotint.render import Working, coloured, filled
 
 STANDARD_INPUT = "-"
 
@@ -139,6 +140,19 @@ def _show(document: Document, done: Edit, output: Output) -> None:
             Console(highlight=False).print(coloured(diff), end="", soft_wrap=True)
         else:
             sys.stdout.write(diff)
+
+
+def show_doubt(engine: Engine, document: Document, order: Order, output: Output) -> None:
+    """The text with its doubtful words marked, or as JSON p of every token."""
+    with Working() as panel:
+        found = doubt(engine, document.text, order.ask.instruction, document.where.of(document.text), panel.show)
+    if output.show == "json":
+        print(json.dumps({"file": document.name, **found.to_json(), "doubtful": found.words()}, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        Console(highlight=False).print(filled(document.text, found.words()), end="", soft_wrap=True)
+    else:
+        for start, end in found.words():
+            print(f"{start}:{end}\t{document.text[start:end].strip()}")
 
 
 def write(path: Path, done: Edit, backup: str = "") -> None:

@@ -84,6 +84,14 @@ def test_locks_lines_budget_rejection_and_doubt(path):
     assert code == 0 and "diffusion: tiny has learnt to denoise" in errors and "1 change," in errors
 
 
+def test_doubt_is_shown_and_changes_nothing(path):
+    path.write_text(f"{BEFORE}\n")
+    code, out, _ = run(path, "--doubt", "-w")
+    assert code == 0 and out == "23:29\tseven\n" and path.read_text() == f"{BEFORE}\n"
+    table = json.loads(run(path, "--doubt", "--json")[1])
+    assert table["way"] == "canvas" and len(table["tokens"]) > 8 and len(table["doubtful"]) == 1
+
+
 @pytest.mark.parametrize(
     ("args", "data", "words"),
     [

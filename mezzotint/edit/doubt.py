@@ -1,10 +1,11 @@
 """Doubt: how likely the network finds each token that stands there.
 
-    The blue horses wait in seven garden.
-    .99 .98  .97    .99  .99 .01   .96       canvas: every token beside all the others
-    .08 .01  .02    .10  .22 .00   .01       causal: only what stands left of it is seen; low everywhere, lowest at errors
+    She dont like apples. They was here.
+    .98 .02  .97  .99     .98  .01 .98      canvas: every token beside all the others
+    .16 .39  .90  .98     .78  .40 .94      told: would a model that has read the instruction and the text write it again?
+    .08 .00  .10  .01     .02  .01 .03      causal: only what stands left of it is seen; low everywhere, lowest at errors
 
-A canvas that has learnt to denoise is asked in one call a window; any other checkpoint is asked left to right.
+A canvas that has learnt to denoise is asked in one call a window; other checkpoints are asked left to right.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ import torch
 
 from mezzotint.edit.ask import Ask, Report, silent
 from mezzotint.edit.locks import Locks, Span
-from mezzotint.edit.passages import Reader, Sizes, passages
+from mezzotint.edit.passages import Reader, Sizes, follows, passages
 from mezzotint.edit.revise import Reviser
 from mezzotint.edit.source import Source
 from mezzotint.engine.engine import Engine
 
-BELOW = {"canvas": 0.5, "causal": 0.005}  # p of a token that counts as doubtful
+BELOW = {"canvas": 0.05, "told": 0.5, "causal": 0.005}  # p of a token that counts as doubtful
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """Characters `start:end` of each free token, and p that it stands there. way: canvas or causal; num_calls: what it cost."""
+    """Characters `start:end` of each free token, and p that it stands there.
+
+    way: canvas, told or causal; num_calls: what it cost.
+    """
 
     text: str
     spans: tuple[Span, ...]
@@ -49,7 +53,7 @@ class Doubt:
         below = BELOW[self.way] if below is None else below
         found: list[Span] = []
         for (start, end), p in zip(self.spans, self.current, strict=True):
-            if p < below:
+            if p < below and not self.text[start:end].isspace():
                 while start > 0 and (self.text[start].isalnum() and self.text[start - 1].isalnum()):
                     start -= 1
                 while end < len(self.text) and self.text[end - 1].isalnum() and self.text[end].isalnum():
@@ -78,7 +82,7 @@ def doubt(
             reviser.scan()
         return _doubt(source, reviser.current, "canvas", reviser.num_calls)
     current, calls = _causal(engine, source, instruction, report)
-    return _doubt(source, current, "causal", calls)
+    return _doubt(source, current, "told" if follows(engine) else "causal", calls)
 
 
 def _causal(engine: Engine, source: Source, instruction: str, report: Report) -> tuple[np.ndarray[Any, Any], int]:

@@ -10,6 +10,8 @@ model without a chat template reads no instruction, only the text.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -152,8 +154,8 @@ class Reader:
 def edited(source: Source, changes: Sequence[Change], start: int, end: int) -> list[int]:
     """Tokens `start:end` of a source after those changes that lie in it."""
     ids: list[int] = []
-    for change in changes:
-        if start <= change.start and change.end <= end:
-            ids += [*source.ids[start : change.start], *change.ids]
-            start = change.end
+    first = bisect.bisect_left(changes, start, key=lambda change: change.start)
+    for change in itertools.takewhile(lambda change: change.end <= end, itertools.islice(changes, first, None)):
+        ids += [*source.ids[start : change.start], *change.ids]
+        start = change.end
     return [*ids, *source.ids[start:end]]

@@ -5,6 +5,7 @@
     4:8  dont -> don't       a hunk: whole characters, everything around them copied from the source
 
 * What the tokenizer has no token for is locked: it could not be written again.
+* The space before a locked word is locked with it: vocabularies join them, and a lone space would ask for another word.
 * A token may hold half a character, so a change reaches out to whole ones. One that is not UTF-8 is dropped.
 """
 
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.edit.hunks import Hunk
-from mezzotint.edit.locks import Locks
+from mezzotint.edit.locks import Locks, Span
 
 
 class Change(NamedTuple):
@@ -48,7 +49,7 @@ class Source:
     @classmethod
     def of(cls, text: str, locks: Locks, tokenizer: Tokenizer) -> Source:
         """Raises ValueError for text with lone surrogates."""
-        locks = _with_unspelled(text, locks, tokenizer)
+        locks = _with_spaces(text, _with_unspelled(text, locks, tokenizer))
         free, cuts = set(locks.free(len(text))), {0, len(text), *locks.seals}
         cuts |= {border for span in locks.spans for border in span}
         ids: list[int] = []
@@ -126,10 +127,20 @@ def _starts(tokens: Sequence[int], tokenizer: Tokenizer, start: int, end: int) -
     return starts[:-1] if starts[-1] == end else [start] * len(tokens)
 
 
+def _with_spaces(text: str, locks: Locks) -> Locks:
+    spans = [(a - (a > 0 and text[a - 1] == " " and text[a].isalnum()), b) for a, b in locks.spans]
+    return _again(text, locks, spans)
+
+
+def _again(text: str, locks: Locks, spans: Iterable[Span]) -> Locks:
+    """Locks with other spans, their seals kept."""
+    made = Locks.of(text, [*spans, *((place, place) for place in locks.seals)])
+    return Locks(made.spans, made.seals, locks.moved)
+
+
 def _with_unspelled(text: str, locks: Locks, tokenizer: Tokenizer) -> Locks:
     if tokenizer.can_spell(text):
         return locks
     tokenizer.encode(text)  # says what is wrong with a lone surrogate
     more = [(i, i + 1) for i, character in enumerate(text) if not tokenizer.can_spell(character)]
-    grown = Locks.of(text, [*locks.spans, *((p, p) for p in locks.seals), *more])
-    return Locks(grown.spans, grown.seals, locks.moved)
+    return _again(text, locks, [*locks.spans, *more])
