@@ -12,26 +12,28 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Absorbing": "noise", "Canvas": "sampler.canvas", "Checkpoint": "checkpoints.load", "Decoding": "sampler.decoding",
-    "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.rescore",
+    "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.hunks",
     "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "NoiseProcess": "noise",
     "Reply": "engine.request",
     "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
     "Trace": "sampler.trace", "Uniform": "noise", "infill": "edit.infill", "load": "checkpoints.load",
-    "repair": "edit.repair", "revise": "edit.rescore",
+    "repair": "edit.repair", "resolve": "edit.editor",
+    "revise": "edit.editor", "rewrite": "edit.editor",
 }  # fmt: skip
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
     "Infilled", "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "infill", "load", "repair",
-    "revise",
+    "resolve", "revise", "rewrite",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint, load
     from mezzotint.draws import Draws
+    from mezzotint.edit.editor import resolve, revise, rewrite
+    from mezzotint.edit.hunks import Edit
     from mezzotint.edit.infill import Infilled, infill
     from mezzotint.edit.repair import repair
-    from mezzotint.edit.rescore import Edit, revise
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Reply, Request, Text
     from mezzotint.model.denoiser import Denoiser

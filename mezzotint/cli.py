@@ -415,67 +415,86 @@ def _turn(talk: Conversation, text: str) -> None:
 @app.command()
 @reporting
 def edit(
-    source: Annotated[str, typer.Argument(help="File to edit; - reads standard input.")] = "-",
+    files: Annotated[list[str] | None, typer.Argument(help="Files to edit; - reads standard input.")] = None,
     instruction: Annotated[
-        str, typer.Option("--instruction", "-i", help="What to change, in a few words.")
-    ] = "fix the grammar",
+        str | None, typer.Option("--instruction", "-i", help="What to change, in a few words; fix the grammar.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="grammar, audience, seo, refactor, feature, convert, free, or of --presets.")
+    ] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--with", help="KEY=VALUE that a preset needs; repeatable.")
+    ] = None,
+    presets: Annotated[str | None, typer.Option(help="A TOML file with presets of your own.")] = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
-    threshold: Annotated[float, typer.Option(help="How sure a repairing model must be of another token.")] = 0.9,
-    margin: Annotated[float, typer.Option(help="Nats that the text must gain for a change to be kept.")] = 3.0,
-    lock: Annotated[
-        list[str] | None, typer.Option(help="TEXT that must not change, or START:END characters; repeatable.")
+    strength: Annotated[
+        float | None, typer.Option(help="Share of the text, what is most in doubt, that starts as noise.")
     ] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Show the changes instead of the text.")] = False,
-    write: Annotated[bool, typer.Option("--write", "-w", help="Write the file in place.")] = False,
+    budget: Annotated[float | None, typer.Option(help="Share of the text that may change, such as 0.15.")] = None,
+    lock: Annotated[
+        list[str] | None,
+        typer.Option(help="REGEX whose matches must not change, or START:END characters; repeatable."),
+    ] = None,
+    lines: Annotated[str | None, typer.Option(help="A-B: change these lines only; the first is 1.")] = None,
+    only_doubtful: Annotated[
+        bool, typer.Option("--only-doubtful", help="Change only words that the model doubts.")
+    ] = False,
+    show_doubt: Annotated[
+        bool,
+        typer.Option(
+            "--doubt", help="Change nothing; show the words that the model doubts, or p of each token as JSON."
+        ),
+    ] = False,
+    reject: Annotated[
+        list[int] | None, typer.Option(help="Number of a change, from 0: keep its old text, do the rest again.")
+    ] = None,
+    way: Annotated[str, typer.Option(help="auto, diffusion, rescore, verified or repair.")] = "auto",
+    threshold: Annotated[
+        float | None, typer.Option(help="How sure a model that denoises must be of another token.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Nats that the text must gain for a rescored change.")] = 3.0,
+    seed: Seed = 0,
+    diff: Annotated[bool, typer.Option("--diff", help="Show a diff: what files do by themselves.")] = False,
+    text_output: Annotated[
+        bool, typer.Option("--text", help="Print the edited text: what standard input does by itself.")
+    ] = False,
     json_output: Json = False,
-    show_summary: Annotated[bool, typer.Option("--summary", help="Calls and time on stderr.")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", "--write", "-w", help="Write the files.")] = False,
+    backup: Annotated[str, typer.Option(help="With --in-place: keep the old file under this suffix.")] = "",
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if anything changed.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how it is done and why, on stderr.")] = False,
+    show_summary: Annotated[bool, typer.Option("--summary", help="Changes, calls and time on stderr.")] = False,
 ) -> None:
-    """Change text where it stands. A model that has learnt to doubt what it sees overwrites what it is sure is wrong;
+    """Change text where it stands: corrections by default, and whatever --instruction says where the model follows it."""
+    from mezzotint import edit_files
+    from mezzotint.edit_files import STANDARD_INPUT, Document, Output
 
-    any other rescores: a change is kept only if it finds the whole text likelier.
-    """
-    from mezzotint.edit.repair import can_repair, repair
-    from mezzotint.edit.rescore import locked_spans, revise
-
-    if write and source == "-":
-        raise BadInput("--write needs a file, not standard input")
-    text = read_text(source)
-    if not text.strip():
-        raise BadInput(f"{'standard input' if source == '-' else source} is empty; give some text")
-    spans = locked_spans(text, lock or [])
+    sources = files or [STANDARD_INPUT]
+    if in_place and STANDARD_INPUT in sources:
+        raise BadInput("--in-place needs a file, not standard input")
+    given = {"strength": strength, "budget": budget, "sure": threshold}
+    order = edit_files.wanted(
+        instruction, preset, presets, values or [], lines, only_doubtful, way, reject or [], margin=margin, seed=seed,
+        **{key: value for key, value in given.items() if value is not None},
+    )  # fmt: skip
+    documents = [Document.of(source, read_text(source), lock or [], order.where) for source in sources]
     engine, load_seconds = _load(model, adapter)
-    began = time.perf_counter()
-    if can_repair(engine):
-        print(f"note: {engine.checkpoint.name} repairs tokens; it reads no instruction", file=sys.stderr)
-        result = repair(engine, text, threshold, spans)
-    else:
-        result = revise(engine, text, instruction, margin=margin, locks=spans)
-    seconds = time.perf_counter() - began
-    if write and result.after != text:
-        _write_atomically(Path(source), result.after)
-    if json_output:
-        print(json.dumps(result.to_json(), ensure_ascii=False))
-    elif diff:
-        sys.stdout.write(result.diff() or "no change\n")
-    elif not write:
-        sys.stdout.write(result.after)
+    changed = refused = False
+    for document in documents:
+        plain = "text" if document.name == STANDARD_INPUT else "diff"
+        show = "json" if json_output else "text" if text_output else "diff" if diff else "" if in_place else plain
+        output = Output(show, in_place, backup, explain, show_summary)
+        if show_doubt:
+            edit_files.show_doubt(engine, document, order, output)
+            continue
+        done, written = edit_files.edit_document(engine, document, order, output)
+        changed |= done.after != done.before
+        refused |= in_place and not written
     if show_summary:
-        print(
-            f"{len(result.hunks)} changes, {result.num_calls} calls, {seconds:.1f} s, load {load_seconds:.1f} s, "
-            f"peak memory {_peak_bytes() / 1e9:.2f} GB",
-            file=sys.stderr,
-        )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        part.chmod(path.stat().st_mode)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        print(f"load {load_seconds:.1f} s, peak memory {_peak_bytes() / 1e9:.2f} GB", file=sys.stderr)
+    if refused or (exit_code and changed):
+        raise typer.Exit(FAILED)
 
 
 @app.command(cls=NamesInHelp)

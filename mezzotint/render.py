@@ -7,6 +7,7 @@ overwritten bold
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich.console import Console
@@ -140,3 +141,49 @@ def summary(trace: Trace, seconds: float, load_seconds: float, peak_bytes: int) 
     if trace.accepted_per_round is not None:
         parts.insert(3, f"{trace.accepted_per_round:.2f} drafted tokens kept a round")
     return ", ".join(parts)
+
+
+GIT = {"---": "bold", "+++": "bold", "@@": "cyan", "-": "red", "+": "green"}  # how a line of a diff begins -> its style
+
+
+def coloured(diff: str) -> Text:
+    """A unified diff in git's colours."""
+    shown = Text()
+    for line in diff.splitlines(keepends=True):
+        shown.append(line, next((style for start, style in GIT.items() if line.startswith(start)), ""))
+    return shown
+
+
+class Working:
+    """What is being done, how far it is and how long it will take yet, on stderr: in place on a terminal, a line now and then
+    on a pipe, nothing for what is soon done."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.console, self.every = Console(stderr=True, highlight=False), every
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.what, self.began, self.last = "", 0.0, time.perf_counter()
+
+    def __enter__(self) -> Working:
+        if self.console.is_terminal:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.console.is_terminal:
+            self.live.__exit__(None, None, None)
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """A `Report` (`edit/ask.py`)."""
+        now = time.perf_counter()
+        if what != self.what:
+            self.what, self.began = what, now
+        if now - self.last < (0.2 if self.console.is_terminal else self.every):
+            return
+        self.last = now
+        line = f"{what} {done / max(total, 1):.0%}"
+        if done:
+            line += f", about {(now - self.began) * (total - done) / done:.0f} s left"
+        if self.console.is_terminal:
+            self.live.update(Text(line), refresh=True)
+        else:
+            self.console.print(line)

@@ -27,10 +27,10 @@ def nearest_folder(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def whole_file(path: str | Path, like: Path | None = None) -> Iterator[BinaryIO]:
     """A binary file to write. It appears at `path` only when the block ends well; otherwise nothing is left.
 
-    Raises OSError; on a full disk one that says so (errno ENOSPC).
+    like: a file whose permissions it gets. Raises OSError; on a full disk one that says so (errno ENOSPC).
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -39,6 +39,8 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if like is not None:
+            shutil.copymode(like, part)
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.draws import Draws
+from mezzotint.edit.passages import start_id
 from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.canvas import ACCEPTED, OPEN, Canvas
@@ -236,7 +237,7 @@ class Blanks:
         cache = self.engine.denoiser.new_cache(count, self.start + passes * width)
         if self.start:
             self.engine.denoiser.read(
-                torch.full((count, 1), _start_id(self.engine)), torch.ones(count, dtype=torch.int64), cache
+                torch.full((count, 1), start_id(self.engine)), torch.ones(count, dtype=torch.int64), cache
             )
         return cache
 
@@ -372,13 +373,3 @@ def _blanks(
         if length is None:
             blanks.lengths[number] = max(1, min(middle, middle - (sum(blanks.lengths) - blanks.room)))
     return blanks
-
-
-def _start_id(engine: Engine) -> int:
-    """The token that the canvas of a shifted checkpoint stands behind."""
-    tokenizer = engine.tokenizer
-    if tokenizer.bos is not None:
-        return tokenizer.id(tokenizer.bos)
-    if tokenizer.eos_ids:
-        return tokenizer.eos_ids[0]
-    raise ValueError(f"{engine.checkpoint.name} has no token that a text can start with, which its shift of 1 needs")

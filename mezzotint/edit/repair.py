@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.edit.rescore import Edit, Hunk
+from mezzotint.edit.hunks import Edit
+from mezzotint.edit.locks import Locks
+from mezzotint.edit.source import Change, Source
 from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.shapes import Tokens, Where
@@ -67,7 +69,7 @@ def can_repair(engine: Engine) -> bool:
 def repair(
     engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8
 ) -> Edit:
-    """Repair a text token by token; characters in `locks` (spans `start, end`) stay. gain of a hunk: log p of its tokens.
+    """Repair a text token by token; characters in `locks` (spans `start, end`) stay.
 
     Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1.
     """
@@ -78,20 +80,15 @@ def repair(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
     tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length
-    ids = tokenizer.encode(text)
-    if not 1 <= len(ids) <= limit:
-        raise ValueError(f"the text has {len(ids)} tokens; this model reads 1 to {limit} at a time")
-    ends = [len(tokenizer.decode_bytes(ids[: i + 1]).decode("utf-8", "ignore")) for i in range(len(ids))]
-    starts = [0, *ends[:-1]]
-    free = [all(end <= a or start >= b for a, b in locks) for start, end in zip(starts, ends, strict=True)]
-    tokens, valid = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)
+    source = Source.of(text, Locks.of(text, locks), tokenizer)
+    if not 1 <= len(source) <= limit:
+        raise ValueError(f"the text has {len(source)} tokens; this model reads 1 to {limit} at a time")
+    tokens, valid = torch.tensor([source.ids]), torch.ones(1, len(source), dtype=torch.bool)
     banned = sorted(tokenizer.specials.values())
     with torch.inference_mode():
         fixed, sure, calls = repair_tokens(
-            engine.denoiser, tokens, valid, torch.tensor([free]), banned, threshold, max_steps
+            engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps
         )
-    hunks: list[Hunk] = []
-    for i in (fixed != tokens)[0].nonzero()[:, 0].tolist():
-        new = tokenizer.decode([int(fixed[0, i])])
-        hunks.append(Hunk(starts[i], ends[i], text[starts[i] : ends[i]], new, float(sure[0, i].log())))
-    return Edit(text, tokenizer.decode(fixed[0].tolist()), hunks, int(calls[0]))
+    places = (fixed != tokens)[0].nonzero()[:, 0].tolist()
+    changes = [Change(i, i + 1, [int(fixed[0, i])], float(sure[0, i])) for i in places]
+    return Edit(text, source.hunks(changes, tokenizer), int(calls[0]), "repair")

@@ -6,77 +6,33 @@
 
 This is a noisy channel (Kernighan, Church and Gale, 1990) whose both halves are generic: the source model is the network
 itself, the channel charges `channel` nats for every character changed. There are no rules and no word lists: words come
-from the model's predictions and its own vocabulary. Locked text is never part of a unit that may change.
+from the model's predictions and its own vocabulary. Locked text is never part of a unit that may change. The gain is the
+log of the odds that the change is right, so its confidence is 1 / (1 + exp(-gain)).
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mezzotint.edit.hunks import Edit, Hunk
+from mezzotint.edit.locks import Locks
+from mezzotint.edit.passages import follows, start_id
 from mezzotint.engine.engine import Engine
 from mezzotint.model.cache import KVCache
 
 _UNIT = re.compile(r"\s?[^\W_]+(?:['\u2019][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
 _ROWS = 16  # candidates in one forward
 _WINDOW = 48  # tokens to the right that a candidate is scored on
-
-
-@dataclass(frozen=True)
-class Hunk:
-    """One contiguous change: characters `start:end` of the source became `after`. gain: nats of the whole text."""
-
-    start: int
-    end: int
-    before: str
-    after: str
-    gain: float
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A finished edit."""
-
-    before: str
-    after: str
-    hunks: list[Hunk]
-    num_calls: int
-
-    def diff(self) -> str:
-        """Unified diff of lines, empty when nothing changed."""
-        old, new = (text.splitlines(keepends=True) for text in (self.before, self.after))
-        lines = difflib.unified_diff(old, new, "before", "after")
-        return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
-
-    def to_json(self) -> dict[str, Any]:
-        hunks = [vars(hunk) for hunk in self.hunks]
-        return {"text": self.after, "changed": self.before != self.after, "hunks": hunks, "calls": self.num_calls}
-
-
-def locked_spans(text: str, locks: Sequence[str]) -> list[tuple[int, int]]:
-    """Character spans of locks given as `START:END` or as literal text (every occurrence). ValueError if it is not there."""
-    spans = []
-    for lock in locks:
-        if match := re.fullmatch(r"(\d+):(\d+)", lock):
-            start, end = int(match[1]), int(match[2])
-            if not start <= end <= len(text):
-                raise ValueError(f"lock {lock!r} is outside the text's 0:{len(text)}")
-            spans.append((start, end))
-        elif lock:
-            found = [m.span() for m in re.finditer(re.escape(lock), text)]
-            if not found:
-                raise ValueError(f"lock {lock!r} does not occur in the text")
-            spans += found
-    return sorted(spans)
+_LONGEST = 800  # characters of a stretch
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -212,71 +168,78 @@ class _Rescorer:
         return ["", *kept]
 
 
-def revise(
+def rescore(
     engine: Engine,
     text: str,
     instruction: str = "fix the grammar",
     *,
     margin: float = 3.0,
     channel: float = 1.5,
-    locks: Sequence[tuple[int, int]] = (),
+    locks: Locks | None = None,
     beam: int = 8,
     places: int = 4,
-    max_changes: int = 20,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Edit:
     """Change `text` where the model finds it least likely. margin and channel in nats (see above).
 
-    Every sentence-sized stretch (split at line ends and full stops) is scored after the instruction and the text before
-    it; its `places` least likely units are tried. Raises ValueError when a stretch and its context exceed the model's.
+    Every sentence-sized stretch (split at line ends and full stops) is scored after the instruction alone; its `places`
+    least likely units are tried. report: told characters done, and how many there are. Raises ValueError when a stretch and
+    the instruction exceed the model's context.
     """
     if margin < 0 or channel < 0:
         raise ValueError(f"margin {margin} and channel {channel} must be at least 0 nats")
     engine.must_read()
-    hunks: list[Hunk] = []
+    locks = locks or Locks()
     rescorer = _Rescorer(engine, _context(engine, instruction), channel)
-    pieces = []
+    todo = [(start, end) for start, end in _stretches(text) if not locks.cover(start, end)]
+    done, total, hunks = 0, sum(end - start for start, end in todo), list[Hunk]()
     with torch.inference_mode():
-        for start, end in _stretches(text):
-            units = _units(engine, text, start, end, locks)
-            hunks += _revise_stretch(rescorer, units, margin, beam, places, max_changes - len(hunks))
-            pieces.append("".join(unit.text for unit in units))
-    return Edit(text, "".join(pieces), sorted(hunks, key=lambda hunk: hunk.start), rescorer.num_calls)
+        for start, end in todo:
+            report(done, total)
+            hunks += _revise_stretch(rescorer, _units(engine, text, start, end, locks), margin, beam, places)
+            done += end - start
+    report(total, total)
+    return Edit(text, sorted(hunks, key=lambda hunk: hunk.start), rescorer.num_calls, "rescore")
 
 
 def _context(engine: Engine, instruction: str) -> list[int]:
     """What stands before the text: the instruction as the user's message, the text as the answer to it."""
-    return engine.tokenizer.chat(
-        [{"role": "user", "content": f"{instruction.strip().capitalize()}. Reply with the corrected text."}]
-    )
+    if not follows(engine):
+        return [start_id(engine)]
+    content = f"{instruction.strip().capitalize()}. Reply with the corrected text."
+    return engine.tokenizer.chat([{"role": "user", "content": content}])
 
 
 def _stretches(text: str) -> list[tuple[int, int]]:
     """Character spans that are scored apart: sentences and lines, their closing space with the one before."""
     ends = [m.end() for m in re.finditer(r"\n+|[.!?]+(?=\s)", text)]
-    borders = sorted({0, *ends, len(text)})
-    return list(itertools.pairwise(borders))
+    spans = list[tuple[int, int]]()
+    for start, end in itertools.pairwise(sorted({0, *ends, len(text)})):
+        while end - start > _LONGEST:
+            cut = text.rfind(" ", start + 1, start + _LONGEST)
+            cut = cut if cut > 0 else start + _LONGEST
+            spans.append((start, cut))
+            start = cut
+        spans.append((start, end))
+    return spans
 
 
-def _units(engine: Engine, text: str, start: int, end: int, locks: Sequence[tuple[int, int]]) -> list[_Unit]:
+def _units(engine: Engine, text: str, start: int, end: int, locks: Locks) -> list[_Unit]:
     """Words with the space before them, and what stands between; a lock's border is a unit's border."""
-    borders = {b for span in locks for b in span if start < b < end} | {start, end}
     units = []
-    cuts = sorted(borders)
-    for left, right in itertools.pairwise(cuts):
-        locked = any(a <= left and right <= b for a, b in locks)
+    for left, right in itertools.pairwise(sorted({start, end, *locks.borders(start, end)})):
+        locked = locks.cover(left, right)
         for match in _UNIT.finditer(text, left, right):
             ids = engine.tokenizer.encode(match[0])
             units.append(_Unit(match[0], ids, match.start(), match.end(), locked or not match[0].strip()))
     return units
 
 
-def _revise_stretch(
-    rescorer: _Rescorer, units: list[_Unit], margin: float, beam: int, places: int, budget: int
-) -> list[Hunk]:
+def _revise_stretch(rescorer: _Rescorer, units: list[_Unit], margin: float, beam: int, places: int) -> list[Hunk]:
     """Apply the best change of the least likely places, again and again, until none gains enough. Changes `units`."""
     hunks: list[Hunk] = []
     tried: set[tuple[str, ...]] = set()
-    while len(hunks) < budget:
+    while True:
         flat = [token for unit in units for token in unit.ids]
         if not flat or all(unit.locked for unit in units):
             return hunks
@@ -311,7 +274,8 @@ def _revise_stretch(
         gain, at, new = best
         tried.clear()
         unit = units[at]
-        hunks.append(Hunk(unit.start, unit.end, unit.text, new, round(gain, 2)))
+        sure = 1 / (1 + math.exp(-min(gain, 700)))
+        hunks.append(Hunk(unit.start, unit.end, unit.text, new, sure, round(gain, 2)))
         units[at] = _Unit(new, rescorer.engine.tokenizer.encode(new), unit.start, unit.end, True)
     return hunks
 

@@ -57,6 +57,7 @@ class Canvas:
     accepted_at: Tensor  # step at which a position was last written, -1 before
     confidence: Tensor  # float64: confidence when it was accepted, nan before
     origin: Tensor  # int64: its index on the canvas as it started, -1 if opened since
+    closed: Where  # nothing opens before it
 
     @classmethod
     def blank(
@@ -83,11 +84,12 @@ class Canvas:
     @classmethod
     def of_texts(
         cls, texts: Sequence[Sequence[int]], end_id: int, slot_id: int, starts: Tensor | None = None,
-        locked: Sequence[Sequence[int]] | None = None,
+        locked: Sequence[Sequence[int]] | None = None, closed: Sequence[Sequence[int]] | None = None,
     ) -> Canvas:  # fmt: skip
         """Texts to be edited, SLOT where they are open, each closed by a given `end_id` before which text can grow.
 
-        starts int64 `[B]`: positions of the first tokens (0 by default). locked: per row, the positions that are given.
+        starts int64 `[B]`: positions of the first tokens (0 by default). locked: per row, the positions that are given;
+        closed: those before which nothing opens (the end's is the text's length).
         Raises ValueError for a lock on a slot or outside its text.
         """
         width = max(map(len, texts)) + 1
@@ -104,6 +106,8 @@ class Canvas:
         tokens = torch.where(tokens == SLOT, slot_id, tokens)
         made = cls._new(tokens, status, positions, torch.ones(len(texts), dtype=torch.float64))
         made.valid = where <= lengths
+        for row, places in enumerate(closed or []):
+            made.closed[row, list(places)] = True
         return made
 
     @classmethod
@@ -112,7 +116,7 @@ class Canvas:
         unsure = torch.full(tokens.shape, float("nan"), dtype=torch.float64)
         every = torch.ones_like(tokens, dtype=torch.bool)
         origin = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        return cls(tokens, status, positions, every, level, never, unsure, origin)
+        return cls(tokens, status, positions, every, level, never, unsure, origin, torch.zeros_like(every))
 
     @property
     def open(self) -> Where:
@@ -150,10 +154,11 @@ class Canvas:
     def legal(self, ops: Tensor, most: Tensor | None = None) -> Tensor:
         """The DELETE, INSERT and EXPAND in `ops` `[B, C]` that may be applied, KEEP elsewhere.
 
-        DELETE needs an editable position, EXPAND an open one. most `[B]`: how long a row may become; the leftmost grow first.
+        DELETE needs an editable position, EXPAND an open one, INSERT one that is not closed. most `[B]`: how long a row
+        may become; the leftmost grow first.
         """
         delete = (ops == DELETE) & self.editable
-        grow = ((ops == INSERT) & self.valid) | ((ops == EXPAND) & self.open)
+        grow = ((ops == INSERT) & self.valid & ~self.closed) | ((ops == EXPAND) & self.open)
         if most is not None:
             room = most - self.valid.sum(-1) + delete.sum(-1)
             grow &= grow.cumsum(-1) <= room[:, None]
@@ -176,6 +181,7 @@ class Canvas:
         valid = out < lengths
         for name, blank in (
             ("tokens", slot_id), ("status", OPEN), ("accepted_at", -1), ("confidence", float("nan")), ("origin", -1),
+            ("closed", False),
         ):  # fmt: skip
             old: Tensor = getattr(self, name)
             setattr(self, name, torch.where(fresh | ~valid, blank, old.gather(-1, before)))

@@ -46,11 +46,16 @@ class Hunk(NamedTuple):
 
 
 class StructuralStep(NamedTuple):
-    """One call and what followed. `labels` `[B, C]` is what was applied to the canvas before it: ids, KEEP or structure."""
+    """One call and what followed. `labels` `[B, C]` is what was applied to the canvas before it: ids, KEEP or structure.
+
+    confidence float64 `[B, C]`: of what was proposed there. origin int64 `[B, C]`: that canvas's.
+    """
 
     number: int
     canvas: Canvas
     labels: Tensor
+    confidence: Tensor
+    origin: Tensor
     running: Tensor  # bool [B]: the rows that took part
 
 
@@ -104,9 +109,10 @@ class _Progress:
 class Restructuring:
     """Run a sampler on a canvas whose length may change.
 
-    control_ids: MASK, DELETE, INSERT, EXPAND -> id, as in a checkpoint's facts. threshold: how likely a control token must be.
-    overwrite: how likely another token must be to replace a visible one. max_steps: calls a row. max_changes: changes a row,
-    fillings of open positions not counted. Of the sampler's policy the accept rule and the temperature are used.
+    control_ids: MASK, DELETE, INSERT, EXPAND -> id, as in a checkpoint's facts; of one that has none of the last three, only
+    tokens change. threshold: how likely a control token must be. overwrite: how likely another token must be to replace a
+    visible one. max_steps: calls a row. max_changes: changes a row, fillings of open positions not counted. max_length: what
+    no row outgrows, beside its growth cap. Of the sampler's policy the accept rule and the temperature are used.
     """
 
     sampler: Sampler
@@ -115,11 +121,13 @@ class Restructuring:
     overwrite: float = 0.8
     max_steps: int = 64
     max_changes: int = 256
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
-        if missing := {"MASK", *OPS} - set(self.control_ids):
+        missing = {"MASK", *OPS} - set(self.control_ids)
+        if missing and self.ops:
             raise ValueError(f"control_ids lack {', '.join(sorted(missing))}; this checkpoint cannot change lengths")
-        if self.sampler.process.mask_id != self.control_ids["MASK"]:
+        if self.ops and self.sampler.process.mask_id != self.control_ids["MASK"]:
             raise ValueError(
                 f"the noise masks with id {self.sampler.process.mask_id}, but MASK is {self.control_ids['MASK']}"
             )
@@ -133,6 +141,11 @@ class Restructuring:
         for name, least in (("max_steps", 1), ("max_changes", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """The changes of structure that these weights have tokens for: name -> label."""
+        return {name: op for name, op in OPS.items() if name in self.control_ids}
 
     def run(self, canvas: Canvas, cache: Any, draws: Draws) -> Canvas:
         """All the steps; the canvas is returned finished."""
@@ -149,7 +162,8 @@ class Restructuring:
             raise ValueError("a row has no given position; close it with an end token (Canvas.of_texts does)")
         start, length = canvas.level, canvas.valid.sum(-1)
         no = torch.zeros_like(length, dtype=torch.bool)
-        most, budget = growth_cap(length), torch.full_like(length, self.max_changes)
+        most = growth_cap(length) if self.max_length is None else growth_cap(length).clamp(max=self.max_length)
+        budget = torch.full_like(length, self.max_changes)
         seen = [{tuple(text)} for text in texts(canvas)]
         now = _Progress(most, budget, seen, torch.zeros_like(canvas.open), no, no, ~no)
         grid = self.sampler.process.schedule.grid(self.max_steps)
@@ -157,18 +171,25 @@ class Restructuring:
             if not bool(now.running.any()):
                 break
             canvas.level = torch.where(now.running, start * float(grid[index + 1]), canvas.level)
-            running = now.running
-            yield StructuralStep(index, canvas, self._step(canvas, cache, draws.at(step=index), now, index), running)
+            running, origin = now.running, canvas.origin
+            labels, confidence = self._step(canvas, cache, draws.at(step=index), now, index)
+            yield StructuralStep(index, canvas, labels, confidence, origin, running)
         else:
             index = self.max_steps - 1
         unfinished = self._unfinished(canvas)
         if bool(unfinished.any()):
-            yield StructuralStep(index, canvas, self._scrub(canvas, cache, draws, index), unfinished.any(-1))
+            labels, confidence = self._scrub(canvas, cache, draws, index)
+            yield StructuralStep(index, canvas, labels, confidence, canvas.origin, unfinished.any(-1))
 
-    def _propose(self, canvas: Canvas, cache: Any, draws: Draws, permitted: Tensor) -> Proposal:
+    def propose(self, canvas: Canvas, cache: Any, draws: Draws, permitted: Tensor) -> Proposal:
         """One call; control tokens are possible in `permitted` rows `[B]`, where they mean something."""
-        legal = torch.stack((canvas.editable, canvas.valid & ~canvas.open, canvas.open), -1) & permitted[:, None, None]
-        ids = [self.control_ids[name] for name in OPS]
+        where = {
+            "DELETE": canvas.editable, "INSERT": canvas.valid & ~canvas.open & ~canvas.closed, "EXPAND": canvas.open,
+        }  # fmt: skip
+        if not self.ops:
+            return self.sampler.propose(canvas, cache, draws, canvas.level, None)
+        legal = torch.stack([where[name] for name in self.ops], -1) & permitted[:, None, None]
+        ids = [self.control_ids[name] for name in self.ops]
         sampler = dataclasses.replace(
             self.sampler,
             denoiser=_Permitted(self.sampler.denoiser, ids, ~legal),
@@ -176,10 +197,10 @@ class Restructuring:
         )
         return sampler.propose(canvas, cache, draws, canvas.level, None)
 
-    def _step(self, canvas: Canvas, cache: Any, draws: Draws, now: _Progress, index: int) -> Tensor:
-        """One call and its changes. Returns the labels applied `[B, C]`."""
+    def _step(self, canvas: Canvas, cache: Any, draws: Draws, now: _Progress, index: int) -> tuple[Tensor, Tensor]:
+        """One call and its changes. Returns the labels applied and the confidence of the proposals, `[B, C]` each."""
         permitted = now.running & ~now.resting & ~now.looping
-        proposal = self._propose(canvas, cache, draws, permitted)
+        proposal = self.propose(canvas, cache, draws, permitted)
         ops = self._ops(proposal, now.running)
         overwrite = self._overwrites(proposal, canvas, now.running & ~now.looping)
         within = _best(proposal.confidence, (ops != KEEP) | overwrite, now.budget)
@@ -192,17 +213,23 @@ class Restructuring:
         labels = torch.where(labels >= 0, labels, ops)
         now.budget = now.budget - ((labels != KEEP) & ~canvas.open | (ops != KEEP)).sum(-1)
         canvas.accept(proposal.tokens, labels >= 0, proposal.confidence, index)
-        before = canvas.structure(ops, self.control_ids["MASK"], now.most)
+        before = canvas.structure(ops, self.control_ids.get("MASK", 0), now.most)
         now.settled = settled.gather(-1, before.clamp(min=0)) & (before >= 0) & canvas.open
         changed, restructured = (labels != KEEP).any(-1), (ops != KEEP).any(-1)
         now.running = now.running & ~((permitted | now.looping) & ~changed & canvas.done())
         now.resting = restructured | (permitted & ~changed)
-        return labels
+        return labels, proposal.confidence
+
+    def wanted(self, proposal: Proposal, canvas: Canvas) -> Where:
+        """Where a first call would change what stands there, bool `[B, C]`."""
+        rows = torch.ones_like(canvas.done())
+        changes = canvas.legal(self._ops(proposal, rows)) != KEEP
+        return changes | self._overwrites(proposal, canvas, rows)
 
     def _ops(self, proposal: Proposal, rows: Tensor) -> Tensor:
         """DELETE, INSERT, EXPAND where their control token is likelier than the threshold, KEEP elsewhere."""
         ops = torch.full_like(proposal.tokens, KEEP)
-        for name, op in OPS.items():
+        for name, op in self.ops.items():
             ops[proposal.tokens == self.control_ids[name]] = op
         return torch.where((proposal.confidence > self.threshold) & rows[:, None], ops, KEEP)
 
@@ -241,10 +268,10 @@ class Restructuring:
         """Open positions, and editable ones that hold a control token."""
         return canvas.open | (canvas.editable & self._is_control(canvas.tokens))
 
-    def _scrub(self, canvas: Canvas, cache: Any, draws: Draws, index: int) -> Tensor:
+    def _scrub(self, canvas: Canvas, cache: Any, draws: Draws, index: int) -> tuple[Tensor, Tensor]:
         """The last call: no control token is legal, and whatever is unfinished is written."""
-        proposal = self._propose(canvas, cache, draws.at(step=index), torch.zeros_like(canvas.done()))
+        proposal = self.propose(canvas, cache, draws.at(step=index), torch.zeros_like(canvas.done()))
         where = self._unfinished(canvas)
         canvas.accept(proposal.argmax, where, proposal.confidence, index)
         canvas.level = torch.zeros_like(canvas.level)
-        return torch.where(where, proposal.argmax, KEEP)
+        return torch.where(where, proposal.argmax, KEEP), proposal.confidence

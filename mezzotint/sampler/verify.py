@@ -339,16 +339,20 @@ class Verified:
         max_tokens: int,
         draws: Draws,
         forced: Sequence[dict[int, int]] | None = None,
+        cache: Any = None,
     ) -> Iterator[Frame]:
         """Decode all prompts together, one frame a row and call. forced: per row, {offset in the answer: locked id}.
 
-        A row ends after a stop id (emitted, so that traces show it) or `max_tokens`. Raises ValueError for empty prompts.
+        cache: has read the beginning of every prompt, equally much of each, and has room for the rest. A row ends after a stop
+        id (emitted, so that traces show it) or `max_tokens`. Raises ValueError for empty prompts.
         """
         answers = Answers(prompts, max_tokens, forced, self.stop_ids)
         judge = Judge(self.temperature, self.rule, self.banned)
-        cache = self.denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + self.draft_length)
+        if cache is None:
+            cache = self.denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + self.draft_length)
         drafted = Drafted(torch.zeros(len(prompts), 0, dtype=torch.int64))
-        waiting = pad(prompts)  # what the next call reads: at first the prompts, then [seed, draft]
+        # what the next call reads: at first the prompts, then [seed, draft]
+        waiting = pad([prompt[int(cache.lengths[0]) :] for prompt in prompts])
         step = 0
         while answers.active:
             ids, counts = waiting

@@ -258,7 +258,7 @@ def test_bad_settings_are_named():
         (lambda: restructuring(script, max_steps=0), "max_steps is 0"),
         (lambda: restructuring(script, max_changes=-1), "max_changes is -1"),
         (lambda: restructuring(script, Decoding(accept=ancestral())), "accept rule ancestral"),
-        (lambda: Restructuring(restructuring(script).sampler, {"MASK": MASK}), "control_ids lack DELETE, EXPAND, INSERT"),
+        (lambda: Restructuring(restructuring(script).sampler, {"DELETE": 45}), "control_ids lack EXPAND, INSERT, MASK"),
         (lambda: Restructuring(restructuring(script).sampler, {**CONTROL, "MASK": 1}), "the noise masks with id 44"),
         (lambda: next(restructuring(script).steps(
             Canvas.blank(Absorbing(MASK, V), torch.tensor([0]), 3, Draws.of(0)), None, Draws.of(0))), "no given position"),
@@ -266,3 +266,21 @@ def test_bad_settings_are_named():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=problem):
             make()
+
+
+def test_nothing_opens_before_a_closed_position():
+    canvas = opened([[1, 2, 3]], locked=[[1, 2]], closed=[[2, 3]])
+    canvas.structure(torch.tensor([[INSERT, INSERT, INSERT, INSERT]]), MASK)
+    assert texts(canvas) == [[SLOT, 1, SLOT, 2, 3, END]]
+    canvas.structure(torch.tensor([[KEEP, KEEP, KEEP, INSERT, INSERT, INSERT]]), MASK)
+    assert texts(canvas) == [[SLOT, 1, SLOT, SLOT, 2, 3, END]]
+    says_insert = Scripted(lambda text, start: [CONTROL["INSERT"]] * len(text))
+    canvas = opened([[1, 2]], closed=[[0, 1, 2]])
+    assert written(restructuring(says_insert).run(canvas, None, Draws.of(0))) == [[1, 2]]
+
+
+def test_without_control_tokens_only_tokens_change_and_no_row_outgrows_its_length():
+    swapping = Restructuring(restructuring(Scripted(lambda text, start: [7] * len(text))).sampler, {})
+    assert written(swapping.run(opened([[1, SLOT]]), None, Draws.of(0))) == [[7, 7]]
+    grows = restructuring(Scripted(lambda text, start: [CONTROL["INSERT"]] * len(text)), max_length=5)
+    assert len(written(grows.run(opened([[1, 2]]), None, Draws.of(0)))[0]) == 4

@@ -1,0 +1,150 @@
+"""The editor on random loud weights and on scripted ones: locks hold in every way, rejected hunks are left alone."""
+
+import dataclasses
+import itertools
+import json
+import random
+
+import documents
+import pytest
+import torch
+from checkpoints import tiny_checkpoint
+
+import mezzotint as mz
+from mezzotint.edit.ask import Ask
+from mezzotint.edit.editor import Where, edit, resolve
+from mezzotint.edit.locks import Locks
+from mezzotint.edit.passages import Sizes, passages
+from mezzotint.edit.source import Source
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("editor")
+    tiny_checkpoint.write_folder(root / "tiny", tiny_checkpoint.write_gguf(root / "tiny.gguf"))
+    path = root / "tiny" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 1024}))
+    return root / "tiny"
+
+
+def loud(folder, scale=12.0, **facts):
+    """Random weights that are sure of what they say, control tokens included."""
+    checkpoint = mz.load(folder)
+    facts = dataclasses.replace(checkpoint.facts, **{"trained_canvas": True, "shift": 0, **facts})
+    engine = mz.Engine(dataclasses.replace(checkpoint, facts=facts))
+    with torch.no_grad():
+        engine.denoiser.norm.weight *= scale
+        engine.denoiser.embedding.weight[sorted(facts.control_ids.values())] *= 1.5
+    return engine
+
+
+class Copying:
+    """A causal network that mostly copies: what followed the last three tokens before comes again, but not everywhere."""
+
+    def __init__(self, model):
+        self.model, self.config, self.shift = model, model.config, model.shift
+
+    def new_cache(self, rows, capacity):
+        cache = self.model.new_cache(rows, capacity)
+        cache.seen = []
+        return cache
+
+    def read(self, tokens, counts, cache, every=False):
+        seen = cache.seen[: int(cache.lengths[0])]
+        found = self.model.read(tokens, counts, cache, every=True)
+        for i in range(int(counts[0])):
+            seen.append(int(tokens[0, i]))
+            if hash(tuple(seen[-5:])) % 6:
+                ends = (j for j in range(len(seen) - 1, 2, -1) if seen[j - 3 : j] == seen[-3:])
+                found.logits[0, i, next((seen[j] for j in ends), 2)] += 30.0
+        cache.seen, cache.ahead = seen, found.logits[:, int(counts[0]) - 1]
+        return found if every else found._replace(logits=found.logits[:, int(counts[0]) - 1 :][:, :1])
+
+
+def copying(folder):
+    engine = loud(folder, 2.0)
+    engine.denoiser = Copying(engine.denoiser)
+    return engine
+
+
+WAYS = {
+    "diffusion": (lambda folder: loud(folder), "diffusion", False),
+    "shifted": (lambda folder: loud(folder, shift=1), "diffusion", False),
+    "hybrid": (lambda folder: loud(folder, noise="hybrid"), "diffusion", False),
+    "uniform": (lambda folder: loud(folder, noise="uniform", control_ids={}, mask_id=None), "diffusion", False),
+    "repair": (lambda folder: loud(folder, noise="hybrid"), "repair", False),
+    "verified": (copying, "verified", True),
+    "rescore": (lambda folder: loud(folder, 2.0), "rescore", False),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_locked_bytes_stay_and_all_bytes_are_text(folder, name, count):
+    make, way, rewrites = WAYS[name]
+    engine, rng, changed = make(folder), random.Random(name), 0
+    for trial in range(count(10_000) // (10 if way == "rescore" else 2 if way == "verified" else 1)):
+        text = documents.document(rng)
+        wanted = documents.spans(rng, text)
+        ask = Ask(
+            "fix", strength=rng.choice((0, 0, 0.3, 1)), budget=rng.choice((1, 1, 0.3)), rewrites=rewrites, margin=0,
+            channel=0.1, sure=0.5, max_steps=rng.choice((1, 3, 8)), temperature=rng.choice((0, 1)), seed=trial,
+        )  # fmt: skip
+        doubtful = way != "verified" and rng.random() < 0.1
+        where = Where(wanted, keep_layout=rng.random() < 0.5, only_doubtful=doubtful)
+        done = edit(engine, text, ask, where, way)
+        assert documents.kept(done, wanted) and documents.kept(done, Locks.of(text, wanted).spans), (
+            trial,
+            text,
+            wanted,
+        )
+        done.after.encode()  # no lone surrogates
+        assert done.reject(*range(len(done.hunks))).after == text
+        free = sum(b - a for a, b in where.of(text).free(len(text)))
+        assert sum(hunk.size for hunk in done.hunks) <= ask.budget * free + 1e-6
+        assert all(0 <= hunk.confidence <= 1 for hunk in done.hunks)
+        changed += bool(done.hunks)
+    assert changed > trial / 20
+
+
+def touches(hunk, held):
+    """Does a hunk change anything of `held`, or write at its borders?"""
+    start, end = hunk.start + hunk.common[0], hunk.end - hunk.common[1]
+    return held.start <= start <= held.end if start == end else start < held.end and held.start < end
+
+
+@pytest.mark.parametrize(("name", "share"), [("diffusion", 6), ("verified", 2), ("rescore", 2)])
+def test_a_rejected_hunk_is_never_touched_by_the_resolve(folder, name, share, count):
+    make, way, rewrites = WAYS[name]
+    engine, rng, rejections, trial = make(folder), random.Random(name), 0, 0
+    while rejections < count(1000) * share // 10:
+        trial += 1
+        text = documents.document(rng)
+        wanted = documents.spans(rng, text, 2)
+        ask = Ask("fix", strength=rng.choice((0, 0.3)), rewrites=rewrites, margin=0, channel=0.1, sure=0.5, seed=trial)
+        where = Where(wanted, keep_layout=rng.random() < 0.5)
+        first = edit(engine, text, ask, where, way)
+        if not first.hunks:
+            continue
+        rejected = rng.sample(range(len(first.hunks)), rng.randint(1, len(first.hunks)))
+        second = resolve(engine, first, rejected, dataclasses.replace(ask, seed=trial + 1), where, way)
+        held = [first.hunks[number] for number in rejected]
+        assert not any(touches(hunk, one) for hunk in second.hunks for one in held), (trial, text, held, second.hunks)
+        assert documents.kept(second, [*wanted, *((one.start, one.end) for one in held)])
+        rejections += 1
+    with pytest.raises(ValueError, match="no hunk 99"):
+        resolve(engine, first, [99])
+
+
+def test_long_texts_are_read_in_passages_that_end_with_lines(folder):
+    engine = loud(folder, 1.0)
+    sizes = Sizes.of(engine, "fix")
+    text = "the thing and a\n" * 200
+    source = Source.of(text, Locks.of(text, [(500, 2000)]), engine.tokenizer)
+    found = list(passages(source, sizes))
+    assert all(b.start >= a.end and b.lead == b.start - sizes.lead for a, b in itertools.pairwise(found))
+    assert all(source.data[source.starts[p.end] - 1] == 10 and p.end - p.start <= sizes.body for p in found)
+    free = {i for i in range(len(source)) if not source.locked[i]}
+    assert free <= {i for p in found for i in range(p.start, p.end)} and len(found) > 2
+    assert edit(engine, text, Ask("fix", sure=0.5, max_steps=2), Where(lines="3-4")).before == text
+    with pytest.raises(ValueError, match="leaves no room"):
+        edit(engine, text, Ask("fix " * 300))
