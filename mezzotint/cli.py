@@ -839,7 +839,8 @@ def data_build(
     from rich.console import Console
 
     import mezzotint as mz
-    from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
+    from mezzotint.train.data import find_evaluations, find_sources
+    from mezzotint.train.overlap import evaluation_runs
     from mezzotint.train.tokens import Choice, build
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))

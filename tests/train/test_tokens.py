@@ -10,6 +10,7 @@ from checkpoints.tiny_checkpoint import TEMPLATE, library_tokenizer
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.train import tokens as tokens_module
 from mezzotint.train.data import Source, held_out
+from mezzotint.train.overlap import Runs
 from mezzotint.train.tokens import Choice, Corpus, build, conversation, end_id, fingerprint, token_type
 
 
@@ -122,9 +123,7 @@ def test_what_is_held_out_and_what_overlaps_stays_out(tmp_path, sources):
     assert 0 < len(rest) < len(train) < len(whole) == len(train) + len(rest)
     assert len(train.sources["a"]) == sum(not held_out(n, 0.2) for n in [*names, "s", "x"])
 
-    from mezzotint.train.data import runs_of_words
-
-    without = frozenset(runs_of_words("the and " * 7))
+    without = Runs(["the and " * 7])
     clean = build(tmp_path / "clean", sources, tokenizer, Choice(without=without))
     assert clean.manifest["sources"]["b"]["skipped"]["shares words with an evaluation"] > 5
 
