@@ -914,6 +914,38 @@ def data_show(
     console.print(shown)
 
 
+@data_app.command("examples")
+@reporting
+def data_examples(
+    out: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
+    tokenizer: Annotated[str, typer.Option(help="A model whose tokenizer and chat template are used.")] = "default",
+    length: Annotated[int, typer.Option(help="Most tokens of an example.")] = 512,
+    scale: Annotated[float, typer.Option(help="Of the number of examples; 0.01 shows what they are like.")] = 1.0,
+    seed: Seed = 0,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="A file that `data regenerate` has written: the model's own answers.")
+    ] = None,
+) -> None:
+    """Build what an adaptation learns, texts and edits: see README.md in the folder for mixture, counts and licences.
+
+    Texts come from the folder that MEZZOTINT_DATA names; what shares 13 words with an evaluation, there or in the folder that
+    MEZZOTINT_EVALDATA names, stays out.
+    """
+    from rich.console import Console
+
+    import mezzotint as mz
+    from mezzotint.recipes.mixture import build
+
+    files = [Path(name) for name in answers or []]
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise BadInput(f"there is no file {missing[0]!r}")
+    with Console(stderr=True, highlight=False).status("evaluations") as status:
+        manifest = build(out, mz.load(tokenizer).tokenizer, length, seed, scale, files, status.update)
+    totals = {key: sum(entry[key] for entry in manifest["sources"].values()) for key in ("examples", "edits", "tokens")}
+    print(", ".join(f"{count:,} {key}" for key, count in totals.items()), file=sys.stderr)
+    print(out)
+
+
 @data_app.command("regenerate")
 @reporting
 def data_regenerate(

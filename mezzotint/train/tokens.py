@@ -113,12 +113,12 @@ def conversation(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) ->
                 learnt.append(True)
         return ids, learnt
 
-    pieces = _merged(tokenizer.chat_pieces(messages, False))
+    pieces = merged(tokenizer.chat_pieces(messages, False))
     spans: list[tuple[tuple[int, int], int]] = []  # where an answer begins (piece, character), the piece after its end
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _merged(tokenizer.chat_pieces(messages[:index], True)) if index else []
+        before = merged(tokenizer.chat_pieces(messages[:index], True)) if index else []
         begin = _after(pieces, before)
         if begin is None:
             raise ValueError(f"the chat template does not write message {index} after its prompt for an answer")
@@ -136,7 +136,7 @@ def conversation(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) ->
     return ids, learnt
 
 
-def _merged(pieces: Iterable[int | str]) -> list[int | str]:
+def merged(pieces: Iterable[int | str]) -> list[int | str]:
     """Markers, and the whole of the text between them."""
     found: list[int | str] = []
     for piece in pieces:
