@@ -955,15 +955,24 @@ def data_regenerate(
     decode: Annotated[str, typer.Option(help="ar, verified or diffusion.")] = "ar",
     max_tokens: Annotated[int, typer.Option(help="Longest answer; those that do not end in it are left out.")] = 256,
     temperature: Temperature = 0.7,
-    workers: Annotated[int, typer.Option(help="Copies of the model, on Ray (RAY_ADDRESS).")] = 1,
+    workers: Annotated[int, typer.Option(help="Copies of the model; more than one on Ray (RAY_ADDRESS).")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs of each copy.")] = 0,
+    batch: Annotated[int, typer.Option(help="Questions that are answered in one batch.")] = 16,
+    most: Annotated[int | None, typer.Option(help="Ask no more than so many, drawn from all.")] = None,
 ) -> None:
-    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation)."""
-    from mezzotint.train.ray import regenerate
+    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation).
 
-    asked, kept = regenerate(
-        out, files, model, workers, gpus, max_tokens=max_tokens, temperature=temperature, decode=decode
-    )
+    Interrupted and begun again with the same file it goes on where it was.
+    """
+    from rich.console import Console
+
+    from mezzotint.train.regenerate import regenerate
+
+    with Console(stderr=True, highlight=False).status("") as status:
+        asked, kept = regenerate(
+            out, files, model, workers, gpus, batch, most, lambda done, all: status.update(f"{done:,} of {all:,} questions"),
+            max_tokens=max_tokens, temperature=temperature, decode=decode,
+        )  # fmt: skip
     print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
     print(out)
 
@@ -998,6 +1007,7 @@ def adapt(
     max_minutes: Minutes = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
+    examples: Annotated[str | None, typer.Option(help="Learn a folder that `data examples` has written.")] = None,
     full: Full = False,
     resume: Resume = False,
     seed: Seed = 0,
@@ -1006,12 +1016,13 @@ def adapt(
 ) -> None:
     """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
 
-    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library. Checkpoints of the run
-    lie in OUT.run.
+    Without --examples, text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library.
+    Checkpoints of the run lie in OUT.run.
     """
     began = time.perf_counter()
-    from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
+    from mezzotint.recipes.adapt import CONFIGURATIONS, Corpus, corpus
     from mezzotint.train.data import data_folder
+    from mezzotint.train.examples import read_examples
     from mezzotint.train.recipe import apply
 
     if configuration not in CONFIGURATIONS:
@@ -1019,11 +1030,17 @@ def adapt(
     settings = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
     settings = replace(settings, learning_rate=2e-4) if full else settings
     data = data_folder()
-    if data is None:
+
+    def text_of(checkpoint: Checkpoint, wanted: Any) -> Any:
+        if examples is not None:
+            return Corpus(*read_examples(examples, checkpoint.tokenizer, seed=wanted.seed))
+        return corpus(data, checkpoint.tokenizer, wanted.length, wanted.texts)
+
+    if data is None and examples is None:
         _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
     _adapted(
         apply(settings, _settings(max_minutes, None, overrides or [])), out, model, adapter, resume, threads, json_output, began,
-        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
+        text_of,
     )  # fmt: skip
 
 
