@@ -42,7 +42,7 @@ class Set:
     """A file of the training folder. kind: text, chat or edit. licence: of rows that do not name their own.
 
     most: examples taken. weight: how often an epoch holds them. keep: rows that may be used. pool: prose or code that edits
-    are made of.
+    are made of. alone: a row is a source of its own, since what the file names as one is all of it.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Set:
     weight: float = 1.0
     keep: Callable[[Row], bool] = lambda row: True
     pool: str = ""
+    alone: bool = False
 
 
 def _from(*sources: str) -> Callable[[Row], bool]:
@@ -64,7 +65,7 @@ def _from(*sources: str) -> Callable[[Row], bool]:
 SETS = (
     Set("30seconds-js", "chat", "CC0-1.0"),
     Set("docs-corpus", "text", "PSF-2.0, MIT, Apache-2.0", 8_000, pool="prose"),
-    Set("gsm8k-train", "chat", "MIT", 5_000, pool="prose"),
+    Set("gsm8k-train", "chat", "MIT", 5_000, pool="prose", alone=True),
     Set("html-apps", "text", "Apache-2.0, MIT, CC0-1.0", 4_000),
     Set("js-functions", "chat", "MIT, ISC, BSD, Apache-2.0", pool="code"),
     Set("neetcode-code-explanation", "chat", "MIT"),
@@ -74,9 +75,9 @@ SETS = (
     Set("npm-readme-corpus", "text", "MIT, ISC, BSD, Apache-2.0", 8_000, pool="prose"),
     Set("python-docs-fr", "chat", "CC0-1.0, PSF-2.0", 4_000),
     Set("python-functions", "chat", "PSF-2.0, MIT, BSD, Apache-2.0", pool="code"),
-    Set("seed-instructions", "chat", "Apache-2.0", keep=_from("yizhongw/")),
-    Set("t0-open-subset", "chat", "Apache-2.0, CC BY 4.0, MIT", 4_000),
-    Set("taskmaster4-coffee-dialogs", "chat", "CC BY 4.0", 600),
+    Set("seed-instructions", "chat", "Apache-2.0", keep=_from("yizhongw/"), alone=True),
+    Set("t0-open-subset", "chat", "Apache-2.0, CC BY 4.0, MIT", 4_000, alone=True),
+    Set("taskmaster4-coffee-dialogs", "chat", "CC BY 4.0", 600, alone=True),
     Set("thealgorithms-code-corpus", "text", "MIT", 5_000),
     Set("thealgorithms-parallel-code", "chat", "MIT"),
     Set("thealgorithms-python-functions", "chat", "MIT", pool="code"),
@@ -86,7 +87,7 @@ SETS = (
     Set("ruff-lint-edits", "edit", "PSF-2.0, MIT, BSD, Apache-2.0", 16_000),
     Set("ruff-refactor-functions", "edit", "PSF-2.0, MIT, BSD, Apache-2.0"),
     Set("synthetic-grammar-edits", "edit", "PSF-2.0, MIT, BSD, ISC, Apache-2.0", 14_000,
-        keep=_from("synthetic:python-docs-fr", "synthetic:npm-readme-corpus", "synthetic:gsm8k-train")),
+        keep=_from("synthetic:python-docs-fr", "synthetic:npm-readme-corpus", "synthetic:gsm8k-train"), alone=True),
 )  # fmt: skip
 MADE = {"edits-prose": 20_000, "edits-code": 20_000, "edits-made": 10_000, "repair": 24_000}
 REPAIR = "Fix the errors|Correct the mistakes|Repair this text|Something went wrong here: correct it|Restore the text"
@@ -183,9 +184,10 @@ class Builder:
             if reason or not found:
                 skipped[reason or "too long, too short or no edit"] += 1
                 continue
+            source = content if of.alone else str(row.get("source", of.name))
             if of.pool:
-                self._keep_clean(of.pool, row)
-            away = held_out(str(row.get("source", of.name)), HOLD_OUT)
+                self._keep_clean(of.pool, row, source)
+            away = held_out(source, HOLD_OUT)
             yield from (record._replace(held_out=away) for record in found)
 
     def _unusable(self, content: str) -> str:
@@ -195,9 +197,9 @@ class Builder:
         self.seen.add(digest)
         return "shares words with an evaluation" if self.runs.overlaps(content) else ""
 
-    def _keep_clean(self, pool: str, row: Row) -> None:
+    def _keep_clean(self, pool: str, row: Row, source: str) -> None:
         """Paragraphs of prose, short functions."""
-        text, source = str(row.get("text") or row.get("output")), str(row.get("source", ""))
+        text = str(row.get("text") or row.get("output"))
         if pool == "code":
             some = [text.strip("\n")] if 60 <= len(text) <= 900 and text.count("\n") <= 30 else []
         else:
