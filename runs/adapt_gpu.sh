@@ -11,15 +11,29 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 work=${WORK:-$here/work}
+root=$here/..
 verb=${1:-help}
 [ $# -gt 0 ] && shift
-kit() { PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "$python" -m mezzotint.recipes.kit "$@"; }
+
+kit() {
+  "$python" - <<'EOF'
+import sys
+from importlib.util import find_spec
+
+missing = [name for name in ("numpy", "rich", "safetensors", "tokenizers", "torch") if find_spec(name) is None]
+if missing:
+    sys.exit(f"kit: {sys.executable} has no {', '.join(missing)}; name another Python: PYTHON=...")
+EOF
+  PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "$python" -m mezzotint.recipes.kit "$@"
+}
 
 case $verb in
 pack)
-  root=$here/..
   kit pack "$@"
   cp "$here/adapt_gpu.sh" "$root/mezzotint/recipes/parts.py" "$1"
+  ;;
+collect)
+  kit collect "$@"
   ;;
 run)
   "$python" "$here/parts.py" join "$here" "$work"

@@ -2,6 +2,4 @@
 # Install what a run elsewhere has made: verify BACK, the parts that `adapt_gpu.sh return` wrote, and write the folder OUT.
 #
 #   runs/collect.sh BACK OUT [--base MODEL]      OUT/adapter for --adapter, OUT/plateau for the next kit, OUT/about
-set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
-PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python3}" -m mezzotint.recipes.kit collect "$@"
+exec bash "$(dirname "$0")/adapt_gpu.sh" collect "$@"

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -30,9 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.recipes import parts
 
@@ -45,11 +44,6 @@ DONE, FAILED, BAD_INPUT, RUNNING, STOPPED, NOT_STARTED = 0, 1, 2, 10, 11, 12
 RESERVE = 0.06  # of the minutes: for a last checkpoint and the adapter made of it
 RECENT = 32  # steps over which speed is measured
 PROMPTS = ("def is_even(n):", "Write one sentence about the sea.", "The three primary colours are")
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
-PartSize = Annotated[float, typer.Option(help="Largest part, in MB (millions of bytes).")]
-Work = Annotated[Path, typer.Argument(help="The folder that the parts were joined into.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Numbers of the configuration.")]
 
 
 # -- here: packing -----------------------------------------------------------------------------------------------------
@@ -236,19 +230,29 @@ def _say(line: str) -> None:
 
 
 def _resolved(work: Path, minutes: float | None, overrides: Sequence[str]) -> Adaptation:
-    """The plan's numbers, then those asked for; a run that goes on keeps what it began with, which is noted beside it."""
+    """The plan's numbers, then those asked for. A run that goes on keeps what it began with, which is noted beside it."""
     plan, note = json.loads((work / "plan" / "plan.json").read_bytes()), work / "asked.json"
     asked = [*overrides, *([f"minutes={minutes}"] if minutes is not None else [])]
     if (work / "run").exists() and note.is_file():
         before = json.loads(note.read_bytes())
-        if asked and asked != before:
+        if before["kit"] != _kit(work):
+            raise ValueError(f"{work} holds a run of another kit; name another folder (WORK) for this one")
+        if asked and asked != before["asked"]:
             raise ValueError(
-                f"the run in {work} began with {before or 'the plan alone'}; it goes on with that, or anew elsewhere"
+                f"the run in {work} began with {before['asked'] or 'the plan alone'}; it goes on with that"
             )
-        asked = before
+        asked = before["asked"]
     settings = settings_of(plan["configuration"], [*plan["overrides"], *asked])
-    note.write_text(json.dumps(asked))
+    note.write_text(json.dumps({"asked": asked, "kit": _kit(work)}))
     return settings
+
+
+def _kit(work: Path) -> str:
+    """A hash of all that a run begins with; mended code may go on with it."""
+    stamps = json.loads((work / parts.STAMPS).read_bytes())
+    return hashlib.sha256(
+        json.dumps({n: p for n, p in stamps.items() if n != "code"}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def opened(work: Path) -> Checkpoint:
@@ -406,8 +410,8 @@ def give(work: Path, out: Path, part_size: float = 16) -> dict[str, Any]:
 
     -> the manifest. Raises ValueError when there is nothing yet, OSError.
     """
-    line, code = status(work)
-    if code == RUNNING or not (work / "out").exists():
+    line = status(work)[0]
+    if not (work / "out").exists():
         export(work, work / "unfinished")
     adapter = work / ("out" if (work / "out").exists() else "unfinished")
     staged = work / "about"
@@ -454,83 +458,87 @@ def collect(back: Path, out: Path, base: str = "default") -> str:
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-@app.command("pack")
-def _pack(
-    out: Path,
-    data: Annotated[Path, typer.Option(help="Examples, as `mezzotint data examples` writes them.")],
-    base: Annotated[str, typer.Option(help="The model that learns.")] = "default",
-    adapter: Annotated[Path | None, typer.Option(help="The last adapter, to go on from.")] = None,
-    configuration: Annotated[str, typer.Option(help="As in `mezzotint adapt`.")] = "gpu-30min",
-    part_size: PartSize = 48,
-    overrides: Overrides = None,
-) -> None:
-    """Write a kit, in parts."""
-    manifest = pack(out, data, base, adapter, configuration, overrides or [], part_size)
-    sizes = {name: sum(part["size"] for part in some) for name, some in manifest["archives"].items()}
-    told = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
-    print(
-        f"{sum(map(len, manifest['archives'].values()))} parts, {sum(sizes.values()) / 1e6:.1f} MB: {told}",
-        file=sys.stderr,
+def _parser() -> argparse.ArgumentParser:
+    """argparse, since a newer typer needs packages that the other machine may not have. KEY=VALUE settings are not in it."""
+    parser = argparse.ArgumentParser(
+        "kit", description="An adaptation on another machine; docs/guides/gpu.md is the manual."
     )
-    print(out)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, text: str, *folders: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        for folder in folders:
+            made.add_argument(folder, type=Path)
+        return made
+
+    size = "largest part, in MB, millions of bytes (default %(default)s)"
+    packing = verb("pack", "Write a kit, in parts.", "out")
+    packing.add_argument("--data", type=Path, required=True, help="examples, as `mezzotint data examples` writes them")
+    packing.add_argument("--base", default="default", help="the model that learns")
+    packing.add_argument("--adapter", type=Path, help="the last adapter, to go on from")
+    packing.add_argument("--configuration", default="gpu-30min", help="as in `mezzotint adapt`")
+    packing.add_argument("--part-size", type=float, default=48, help=size)
+    for name, text in (("run", "Start, or go on, in the background."), ("train", "The same in the foreground.")):
+        running = verb(name, text, "work")
+        running.add_argument("--minutes", type=float, help="the time limit, loading and measuring included")
+    asking = verb("status", "Step, loss, tokens/s, time to go. Exit code: 0 done, 1 failed, 3 diverged, 10 running, "
+                  "11 stopped or killed, 12 not started.", "work")  # fmt: skip
+    asking.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait so long for the end first")
+    verb("stop", "End the run after its step; `run` goes on with it.", "work")
+    giving = verb("return", "Write what the run has made, in parts.", "work", "out")
+    giving.add_argument("--part-size", type=float, default=16, help=size)
+    collecting = verb("collect", "Verify what came back and install it.", "back", "out")
+    collecting.add_argument("--base", default="default", help="the model that it was learnt on")
+    return parser
 
 
-Minutes = Annotated[float | None, typer.Option(help="The time limit, loading and measuring included.")]
-
-
-@app.command("run")
-def _run(work: Work, overrides: Overrides = None, minutes: Minutes = None) -> None:
-    """Start, or go on, in the background."""
-    print(f"running as process {start(work, minutes, overrides or []).pid}; ask for its status")
-
-
-@app.command("train", hidden=True)
-def _train_command(work: Work, overrides: Overrides = None, minutes: Minutes = None) -> None:
-    train(work, minutes, overrides or [])
-
-
-@app.command("status")
-def _status(work: Work, wait: Annotated[float, typer.Option(help="Seconds to wait for the end first.")] = 0) -> None:
-    """Step, loss, tokens/s, time to go.
-
-    Exit code: 0 done, 1 failed, 3 diverged, 10 running, 11 stopped or killed, 12 not started.
-    """
-    end = time.monotonic() + wait
-    while is_running(work) and time.monotonic() < end:
-        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
-    line, code = status(work)
-    print(line)
-    raise typer.Exit(code)
-
-
-@app.command("stop")
-def _stop(work: Work) -> None:
-    """End the run after its step; `run` goes on with it."""
-    print(stop(work))
-
-
-@app.command("return")
-def _return(work: Work, out: Path, part_size: PartSize = 16) -> None:
-    """Write what the run has made, in parts."""
-    manifest = give(work, out, part_size)
-    for name in sorted(part["name"] for some in manifest["archives"].values() for part in some):
-        print(out / name)
-    print(out / parts.MANIFEST)
-
-
-@app.command("collect")
-def _collect(
-    back: Path, out: Path, base: Annotated[str, typer.Option(help="The model it was learnt on.")] = "default"
-) -> None:
-    """Verify what came back and install it."""
-    print(f"adapter {collect(back, out, base)}", file=sys.stderr)
-    print(out / "adapter")
+def _do(asked: argparse.Namespace) -> int:
+    """A verb; -> the exit code."""
+    match asked.verb:
+        case "pack":
+            manifest = pack(
+                asked.out, asked.data, asked.base, asked.adapter, asked.configuration, asked.overrides, asked.part_size
+            )
+            sizes = {name: sum(part["size"] for part in some) for name, some in manifest["archives"].items()}
+            told = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+            count = sum(map(len, manifest["archives"].values()))
+            print(f"{count} parts, {sum(sizes.values()) / 1e6:.1f} MB: {told}", file=sys.stderr)
+            print(asked.out)
+        case "run":
+            begun = start(asked.work, asked.minutes, asked.overrides)
+            print(f"running as process {begun.pid}; ask for its status")
+        case "train":
+            train(asked.work, asked.minutes, asked.overrides)
+        case "status":
+            end = time.monotonic() + asked.wait
+            while is_running(asked.work) and time.monotonic() < end:
+                time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+            line, code = status(asked.work)
+            print(line)
+            return code
+        case "stop":
+            print(stop(asked.work))
+        case "return":
+            manifest = give(asked.work, asked.out, asked.part_size)
+            for name in sorted(part["name"] for some in manifest["archives"].values() for part in some):
+                print(asked.out / name)
+            print(asked.out / parts.MANIFEST)
+        case "collect":
+            print(f"adapter {collect(asked.back, asked.out, asked.base)}", file=sys.stderr)
+            print(asked.out / "adapter")
+    return DONE
 
 
 def main() -> None:
     """Errors that a user can cause are one sentence; MEZZOTINT_DEBUG=1 shows the rest."""
+    parser = _parser()
+    asked, settings = parser.parse_known_args()
+    asked.overrides = settings
+    for word in settings:
+        if word.startswith("-") or "=" not in word or asked.verb not in ("pack", "run", "train"):
+            parser.error(f"{word!r} is not understood here; settings are KEY=VALUE, for pack and run")
     try:
-        app()
+        code = _do(asked)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("MEZZOTINT_DEBUG"):
             raise
@@ -538,7 +546,8 @@ def main() -> None:
             isinstance(error, OSError | RuntimeError | parts.PartsError) or type(error).__name__ == "CheckpointError"
         )
         print(f"kit: {error or type(error).__name__}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", FAILED if failed else BAD_INPUT))
+        code = getattr(error, "exit_code", FAILED if failed else BAD_INPUT)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
