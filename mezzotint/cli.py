@@ -859,7 +859,8 @@ def data_build(
 
     import mezzotint as mz
     from mezzotint.train.corpus import Choice, build
-    from mezzotint.train.data import evaluation_runs, find_evaluations, find_sources
+    from mezzotint.train.data import find_evaluations, find_sources
+    from mezzotint.train.overlap import evaluation_runs
 
     sources, runs = find_sources(files), evaluation_runs(find_evaluations(without or []))
     console, choice = Console(stderr=True, highlight=False), Choice(hold_out, only_held_out, runs)
@@ -932,6 +933,38 @@ def data_show(
     console.print(shown)
 
 
+@data_app.command("examples")
+@reporting
+def data_examples(
+    out: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
+    tokenizer: Annotated[str, typer.Option(help="A model whose tokenizer and chat template are used.")] = "default",
+    length: Annotated[int, typer.Option(help="Most tokens of an example.")] = 512,
+    scale: Annotated[float, typer.Option(help="Of the number of examples; 0.01 shows what they are like.")] = 1.0,
+    seed: Seed = 0,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="A file that `data regenerate` has written: the model's own answers.")
+    ] = None,
+) -> None:
+    """Build what an adaptation learns, texts and edits: see README.md in the folder for mixture, counts and licences.
+
+    Texts come from the folder that MEZZOTINT_DATA names; what shares 13 words with an evaluation, there or in the folder that
+    MEZZOTINT_EVALDATA names, stays out.
+    """
+    from rich.console import Console
+
+    import mezzotint as mz
+    from mezzotint.recipes.mixture import build
+
+    files = [Path(name) for name in answers or []]
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise BadInput(f"there is no file {missing[0]!r}")
+    with Console(stderr=True, highlight=False).status("evaluations") as status:
+        manifest = build(out, mz.load(tokenizer).tokenizer, length, seed, scale, files, status.update)
+    totals = {key: sum(entry[key] for entry in manifest["sources"].values()) for key in ("examples", "edits", "tokens")}
+    print(", ".join(f"{count:,} {key}" for key, count in totals.items()), file=sys.stderr)
+    print(out)
+
+
 @data_app.command("regenerate")
 @reporting
 def data_regenerate(
@@ -941,15 +974,24 @@ def data_regenerate(
     decode: Annotated[str, typer.Option(help="ar, verified or diffusion.")] = "ar",
     max_tokens: Annotated[int, typer.Option(help="Longest answer; those that do not end in it are left out.")] = 256,
     temperature: Temperature = 0.7,
-    workers: Annotated[int, typer.Option(help="Copies of the model, on Ray (RAY_ADDRESS).")] = 1,
+    workers: Annotated[int, typer.Option(help="Copies of the model; more than one on Ray (RAY_ADDRESS).")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs of each copy.")] = 0,
+    batch: Annotated[int, typer.Option(help="Questions that are answered in one batch.")] = 16,
+    most: Annotated[int | None, typer.Option(help="Ask no more than so many, drawn from all.")] = None,
 ) -> None:
-    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation)."""
-    from mezzotint.train.ray import regenerate
+    """Have a model answer the questions of chat rows again, to be adapted on its own words (self-distillation).
 
-    asked, kept = regenerate(
-        out, files, model, workers, gpus, max_tokens=max_tokens, temperature=temperature, decode=decode
-    )
+    Interrupted and begun again with the same file it goes on where it was.
+    """
+    from rich.console import Console
+
+    from mezzotint.train.regenerate import regenerate
+
+    with Console(stderr=True, highlight=False).status("") as status:
+        asked, kept = regenerate(
+            out, files, model, workers, gpus, batch, most, lambda done, all: status.update(f"{done:,} of {all:,} questions"),
+            max_tokens=max_tokens, temperature=temperature, decode=decode,
+        )  # fmt: skip
     print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
     print(out)
 
@@ -984,6 +1026,7 @@ def adapt(
     max_minutes: Minutes = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
+    examples: Annotated[str | None, typer.Option(help="Learn a folder that `data examples` has written.")] = None,
     full: Full = False,
     resume: Resume = False,
     seed: Seed = 0,
@@ -992,12 +1035,13 @@ def adapt(
 ) -> None:
     """Teach a left-to-right model to denoise; its own text stays as it is. --adapter goes on from there.
 
-    Text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library. Checkpoints and metrics of
-    the run lie in OUT.run; `mezzotint train-report` draws them.
+    Without --examples, text of the folder that MEZZOTINT_DATA names is learnt, or the source of Python's standard library.
+    Checkpoints and metrics of the run lie in OUT.run; `mezzotint train-report` draws them.
     """
     began = time.perf_counter()
-    from mezzotint.recipes.adapt import CONFIGURATIONS, corpus
+    from mezzotint.recipes.adapt import CONFIGURATIONS, Corpus, corpus
     from mezzotint.train.data import data_folder
+    from mezzotint.train.examples import read_examples
     from mezzotint.train.recipe import apply
 
     if configuration not in CONFIGURATIONS:
@@ -1005,11 +1049,17 @@ def adapt(
     settings = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
     settings = replace(settings, learning_rate=2e-4) if full else settings
     data = data_folder()
-    if data is None:
+
+    def text_of(checkpoint: Checkpoint, wanted: Any) -> Any:
+        if examples is not None:
+            return Corpus(*read_examples(examples, checkpoint.tokenizer, seed=wanted.seed))
+        return corpus(data, checkpoint.tokenizer, wanted.length, wanted.texts)
+
+    if data is None and examples is None:
         _note("MEZZOTINT_DATA is not set; learning from the source of Python's standard library")
     _adapted(
         apply(settings, _settings(max_minutes, None, overrides or [])), out, model, adapter, resume, threads, json_output, began,
-        lambda checkpoint, s: corpus(data, checkpoint.tokenizer, s.length, s.texts),
+        text_of,
     )  # fmt: skip
 
 

@@ -251,12 +251,13 @@ def weights_from_gguf(file: GGUFFile, config: ModelConfig) -> Iterator[tuple[str
     """(our name, float32 tensor) one at a time, q and k un-permuted. Raises CheckpointError."""
     names = check_gguf(file, config)
     for name, tensor in file.weights():
-        ours = names[name]
-        if ours.endswith("q_proj.weight"):
-            tensor = half_split(tensor, config.num_heads)
-        elif ours.endswith("k_proj.weight"):
-            tensor = half_split(tensor, config.num_kv_heads)
-        yield ours, tensor
+        yield names[name], our_rows(names[name], tensor, config)
+
+
+def our_rows(name: str, tensor: Tensor, config: ModelConfig) -> Tensor:
+    """A tensor of a GGUF file, or its rows of blocks, with the rows of q and k in our order."""
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
+    return tensor if heads is None else half_split(tensor, heads)
 
 
 def check_slots(slots: dict[str, Slot], config: ModelConfig, folder: Path) -> dict[str, Slot]:

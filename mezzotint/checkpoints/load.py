@@ -131,6 +131,11 @@ class Checkpoint:
         """A network in memory (one that has just been trained), ready to be saved."""
         return cls(name, denoiser.config, tokenizer, facts, Path(name), license=license, _file=denoiser)
 
+    @property
+    def stored(self) -> GGUFFile | dict[str, Slot] | Denoiser:
+        """Where the weights are: a GGUF file, tensors of safetensors files, a network in memory."""
+        return self._file
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face Llama name, tensor) one at a time: float32 from GGUF, as stored from safetensors."""
         if isinstance(self._file, GGUFFile):
@@ -165,7 +170,7 @@ class Checkpoint:
             raise ValueError(f"there is no adapter folder {str(folder)!r}")
         file = read_adapter(folder)
         path = file.folder / FACTS
-        facts = self.facts if file.facts is None else _facts_from_json(path, dict(file.facts), self.tokenizer)
+        facts = self.facts if file.facts is None else facts_from_json(path, dict(file.facts), self.tokenizer)
         if file.base.sha256 is not None and file.base.sha256 != (actual := self.weights_sha256()):
             problem = f"trained on {file.base.name!r}, SHA-256 {file.base.sha256}; {self.name} has {actual}"
             raise CheckpointError(path, "'base'", problem)
@@ -238,8 +243,7 @@ class Checkpoint:
             table = llama.config_to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
             if self.tokenizer.eos_ids:
                 table["eos_token_id"] = self.tokenizer.eos_ids[0]
-            ours = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
-            table["mezzotint"] = ours | ({"condition": asdict(told)} if (told := self.config.condition) else {})
+            table["mezzotint"] = self.declared()
             with whole_file(part / "config.json") as file:
                 file.write(json.dumps(table, indent=2).encode())
             with whole_file(part / "README.md") as file:
@@ -252,6 +256,11 @@ class Checkpoint:
                 made = None if self.adapter is None else self.adapter.made
                 save_adapter(part / ADAPTER, adapter, base, self.facts.to_json(), self.facts.control_ids, made)
         return folder
+
+    def declared(self) -> dict[str, Any]:
+        """The `mezzotint` table of config.json: facts, and sizes that Hugging Face's keys have no word for."""
+        ours = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
+        return ours | ({"condition": asdict(told)} if (told := self.config.condition) else {})
 
     def card(self) -> str:
         """What it is, in Markdown."""
@@ -407,7 +416,7 @@ def _from_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             path, "'vocab_size'", f"{config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} tokens", 0
         )
-    facts = _facts_from_json(path, table.get("mezzotint"), tokenizer)
+    facts = facts_from_json(path, table.get("mezzotint"), tokenizer)
     found = Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, _file=slots)
     if not (folder / ADAPTER).is_dir():
         return found
@@ -419,7 +428,8 @@ def _with_default_control(facts: Facts, tokenizer: Tokenizer) -> Facts:
     return facts.with_control(CONTROL, tokenizer) if set(CONTROL.values()) <= set(tokenizer.specials) else facts
 
 
-def _facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
+def facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
+    """The `mezzotint` table of the file at `path`; None is that of a plain AR checkpoint. Raises CheckpointError."""
     if table is None:
         return _with_default_control(Facts(), tokenizer)
     kinds = {

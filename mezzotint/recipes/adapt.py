@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mezzotint.checkpoints.load import Checkpoint
+from mezzotint.checkpoints.load import Checkpoint, Facts
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
 from mezzotint.model.adapter import AdapterConfig
@@ -214,6 +214,14 @@ def ids_of(checkpoint: Checkpoint, shift: int) -> Ids:
     return Ids(facts.mask_id, end[0], torch.tensor(noise.support), facts.control_ids, shift)
 
 
+def adapted(known: Facts, settings: Adaptation) -> Facts:
+    """The facts of a checkpoint that has been adapted: its own where its canvas was trained before."""
+    noise = "hybrid" if any(stage.errors for stage in settings.stages) else "absorbing"
+    return known if known.trained_canvas else replace(
+        known, shift=settings.shift, trained_canvas=True, canvas_length=settings.canvas_length, noise=noise
+    )  # fmt: skip
+
+
 def run(
     checkpoint: Checkpoint, text: Corpus, settings: Adaptation, out: str | Path, *, began: float | None = None,
     report: Callable[[Progress], None] = lambda progress: None, say: Callable[[str], None] = lambda line: None,
@@ -238,14 +246,11 @@ def run(
     prompts = prompts or [
         [*e.context, *e.text[: max(1, len(e.text) // 2 if e.free else 1)]] for e in measure_on[: settings.prompts]
     ]
-    noise = "hybrid" if any(stage.errors for stage in settings.stages) else "absorbing"
-    facts = known if known.trained_canvas else replace(
-        known, shift=ids.shift, trained_canvas=True, canvas_length=settings.canvas_length, noise=noise
-    )  # fmt: skip
+    facts = adapted(known, settings)
 
     say(f"measuring the start on {sum(len(e.text) for e in measure_on)} tokens of {len(measure_on)} held-out texts")
     clock = time.perf_counter()
-    denoiser = _network(checkpoint, settings, ids).to(ranks.device)
+    denoiser = network(checkpoint, settings, ids).to(ranks.device)
     probe = _causal(denoiser, measure_on)
     before = measure(denoiser, checkpoint, measure_on, ids, settings, prompts)
     measuring = time.perf_counter() - clock
@@ -324,7 +329,7 @@ def run(
     return result
 
 
-def _network(checkpoint: Checkpoint, settings: Adaptation, ids: Ids) -> Denoiser:
+def network(checkpoint: Checkpoint, settings: Adaptation, ids: Ids) -> Denoiser:
     """The network as it is before the first step, in float32."""
     if settings.full:
         if checkpoint.adapter is not None:

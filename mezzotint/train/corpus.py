@@ -18,7 +18,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.tokenizer import Tokenizer
-from mezzotint.train.data import Document, Skipped, Source, held_out, read_documents, runs_of_words
+from mezzotint.train.data import Document, Skipped, Source, held_out, read_documents
+from mezzotint.train.overlap import Runs
 from mezzotint.train.tokens import Tokens, fingerprint, token_type, tokenise
 
 FORMAT = 1
@@ -50,7 +51,7 @@ class Choice:
 
     hold_out: float = 0.0
     only_held_out: bool = False
-    without: frozenset[int] = frozenset()
+    without: Runs = field(default_factory=Runs)
 
     def __post_init__(self) -> None:
         if not 0 <= self.hold_out < 1:
@@ -74,7 +75,7 @@ def encode(document: Document, tokenizer: Tokenizer, choice: Choice) -> Encoded 
     if held_out(document.source, choice.hold_out) != choice.only_held_out:
         return None
     digest = hashlib.blake2b(document.content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-    if choice.without and any(run in choice.without for run in runs_of_words(document.content)):
+    if choice.without.overlaps(document.content):
         return Encoded(document.place, digest, "shares words with an evaluation", harmless=True)
     try:
         return Encoded(document.place, digest, tokenise(document, tokenizer))

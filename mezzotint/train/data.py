@@ -22,7 +22,7 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -35,7 +35,6 @@ MAX_BYTES = 16 << 20  # of a document; a longer line is passed over without bein
 ROWS, TEXT, PACKED = (".jsonl", ".ndjson"), (".txt", ".md", ".rst"), (".zst", ".xz", ".gz")
 KINDS = (*ROWS, *TEXT, ".parquet")
 Row = TypeVar("Row")
-RUN = 13  # words that a document and an evaluation may not share (GPT-3, arXiv 2005.14165, appendix C)
 
 # Files of the training folder under MIT, BSD, ISC, Apache, PSF, CC0, CC BY or C-UDA, by the table of its README. Mixed
 # files are here where each row names its own licence. Left out besides GPL, SA and NC: outputs of models under their
@@ -130,7 +129,7 @@ class _Zstd(io.RawIOBase):
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked by its name. Raises ValueError for a damaged one."""
     try:
         if path.suffix == ".xz":
@@ -188,7 +187,7 @@ def _numbered_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str
     if kind_of(path) == ".parquet":
         yield from _parquet_rows(path)
         return
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         for number, line in enumerate(_lines(file, MAX_BYTES), 1):
             place = f"{path}, line {number}"
             try:
@@ -252,7 +251,7 @@ def read_documents(path: str | Path, skipped: Skipped, permissive: bool = False)
 
 def _text(path: Path, skipped: Skipped) -> Iterator[Document]:
     _refuse_evaluation(path)
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         return skipped.add(str(path), f"is longer than {MAX_BYTES >> 20} MiB")
@@ -307,33 +306,6 @@ def _conversion(codes: Any, source: str) -> tuple[dict[str, str], ...]:
     return {"role": "user", "content": question}, {"role": "assistant", "content": codes[other]}
 
 
-def runs_of_words(text: str) -> Iterator[int]:
-    """A hash for every run of `RUN` words."""
-    words = re.findall(r"\w+", text.lower())
-    for start in range(len(words) - RUN + 1):
-        run = " ".join(words[start : start + RUN])
-        yield int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "big")
-
-
-def evaluation_runs(paths: Iterable[Path]) -> frozenset[int]:
-    """Runs of words of all texts in evaluation files (JSON lines), whatever their fields are."""
-
-    def texts(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list):
-            for inner in value.values() if isinstance(value, dict) else value:
-                yield from texts(inner)
-
-    found: set[int] = set()
-    for path in paths:
-        with _unpacked(path) as file:
-            for line in file:
-                if line.strip():
-                    found.update(run for text in texts(json.loads(line)) for run in runs_of_words(text))
-    return frozenset(found)
-
-
 # -- sources -----------------------------------------------------------------------------------------------------------
 
 
@@ -350,13 +322,13 @@ class Source:
             yield from read_documents(path, skipped, self.permissive)
 
 
-def data_folder() -> Path | None:
+def data_folder(variable: str = "MEZZOTINT_DATA") -> Path | None:
     """The folder of training text that MEZZOTINT_DATA names, if it is there. Raises ValueError when it names no folder."""
-    name = os.environ.get("MEZZOTINT_DATA")
+    name = os.environ.get(variable)
     if not name:
         return None
     if not Path(name).is_dir():
-        raise ValueError(f"MEZZOTINT_DATA is {name!r}, which is not a folder")
+        raise ValueError(f"{variable} is {name!r}, which is not a folder")
     return Path(name)
 
 
@@ -402,9 +374,12 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 
 
 def find_evaluations(names: Sequence[str]) -> list[Path]:
-    """Evaluation files by path or by name in the training folder; `all` of those there. Raises ValueError for an unknown one."""
-    folder = data_folder()
-    known = {} if folder is None else {p.name.split(".")[0]: p for p in sorted(folder.glob("*-EVAL*.jsonl*"))}
+    """Evaluation files by path or name; `all` of those in the training folder and in the one that MEZZOTINT_EVALDATA names.
+
+    Raises ValueError for an unknown one.
+    """
+    folders = ((data_folder(), "*-EVAL*.jsonl*"), (data_folder("MEZZOTINT_EVALDATA"), "*.jsonl*"))
+    known = {p.name.split(".")[0]: p for folder, names in folders if folder for p in sorted(folder.glob(names))}
     found: list[Path] = []
     for name in names:
         if name == "all" and known:

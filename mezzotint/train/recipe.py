@@ -70,7 +70,7 @@ class Recipe:
     bfloat16: bool = True
     compile: bool = False
     shard: bool = False
-    save_minutes: float = 2.5
+    save_minutes: float = 2.0
     evaluate_every: int = 500  # steps, where there is something to evaluate
 
     def __post_init__(self) -> None:

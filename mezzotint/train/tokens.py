@@ -91,35 +91,49 @@ def conversation(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) ->
                 learnt.append(True)
         return ids, learnt
 
-    atoms = _atoms(tokenizer.chat_pieces(messages, False))
-    says_at = [False] * len(atoms)
-    begins = {0}
+    pieces = merged(tokenizer.chat_pieces(messages, False))
+    spans: list[tuple[tuple[int, int], int]] = []  # where an answer begins (piece, character), the piece after its end
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _atoms(tokenizer.chat_pieces(messages[:index], True)) if index else []
-        if atoms[: len(before)] != before:
+        before = merged(tokenizer.chat_pieces(messages[:index], True)) if index else []
+        begin = _after(pieces, before)
+        if begin is None:
             raise ValueError(f"the chat template does not write message {index} after its prompt for an answer")
-        at = len(before)
-        while at < len(atoms) and not isinstance(atoms[at], int):
-            at += 1
-        begins |= {len(before), at + 1}
-        says_at[len(before) : at + 1] = [True] * (min(at + 1, len(atoms)) - len(before))
-    run = ""
-    for at, atom in enumerate([*atoms, 0]):
-        if run and (at in begins or isinstance(atom, int)):
-            add(run, says_at[at - 1])
-            run = ""
-        if at == len(atoms):
-            break
-        if isinstance(atom, int):
-            ids.append(atom)
-            learnt.append(says_at[at])
+        marker = next((at for at in range(begin[0], len(pieces)) if isinstance(pieces[at], int)), len(pieces))
+        spans.append((begin, marker + 1))
+    for at, piece in enumerate(pieces):
+        span = next((span for span in spans if span[0][0] <= at < span[1]), None)
+        if isinstance(piece, int):
+            ids.append(piece)
+            learnt.append(span is not None)
         else:
-            run += atom
+            cut = len(piece) if span is None else span[0][1] if span[0][0] == at else 0
+            add(piece[:cut], False)
+            add(piece[cut:], True)
     return ids, learnt
 
 
-def _atoms(pieces: Iterable[int | str]) -> list[int | str]:
-    """Markers and single characters."""
-    return [atom for piece in pieces for atom in ([piece] if isinstance(piece, int) else piece)]
+def merged(pieces: Iterable[int | str]) -> list[int | str]:
+    """Markers, and the whole of the text between them."""
+    found: list[int | str] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(last := found[-1], str):
+            found[-1] = last + piece
+        elif piece != "":
+            found.append(piece)
+    return found
+
+
+def _after(pieces: Sequence[int | str], before: Sequence[int | str]) -> tuple[int, int] | None:
+    """The place (piece, character) behind `before`, or None where `pieces` do not begin with it."""
+    if not before:
+        return 0, 0
+    *front, last = before
+    at = len(front)
+    if list(pieces[:at]) != front or at >= len(pieces):
+        return None
+    here = pieces[at]
+    if isinstance(last, str) and isinstance(here, str) and here.startswith(last):
+        return at, len(last)
+    return (at + 1, 0) if here == last else None

@@ -11,6 +11,7 @@ from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.train import corpus as corpus_module
 from mezzotint.train.corpus import Choice, Corpus, build
 from mezzotint.train.data import Source, held_out
+from mezzotint.train.overlap import Runs
 from mezzotint.train.tokens import end_id, fingerprint
 
 
@@ -93,9 +94,7 @@ def test_what_is_held_out_and_what_overlaps_stays_out(tmp_path, sources):
     assert 0 < len(rest) < len(train) < len(whole) == len(train) + len(rest)
     assert len(train.sources["a"]) == sum(not held_out(n, 0.2) for n in [*names, "s", "x"])
 
-    from mezzotint.train.data import runs_of_words
-
-    without = frozenset(runs_of_words("the and " * 7))
+    without = Runs(["the and " * 7])
     clean = build(tmp_path / "clean", sources, tokenizer, Choice(without=without))
     assert clean.manifest["sources"]["b"]["skipped"]["shares words with an evaluation"] > 5
 

@@ -13,11 +13,9 @@ from mezzotint.train.data import (
     Skipped,
     data_folder,
     document_of,
-    evaluation_runs,
     find_sources,
     read_documents,
     read_rows,
-    runs_of_words,
 )
 
 ROWS = [
@@ -168,14 +166,6 @@ def test_sources_have_names_an_order_and_rules(tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="holds no file of a known kind"):
         find_sources([str(tmp_path / "none")])
-
-
-def test_texts_that_share_words_with_an_evaluation_are_known(tmp_path):
-    story = "the quick brown fox jumps over the lazy dog while two cats sleep on a warm roof"
-    (tmp_path / "x-EVAL.jsonl").write_text(json.dumps({"input": "", "references": [story]}) + "\n")
-    runs = evaluation_runs([tmp_path / "x-EVAL.jsonl"])
-    copied = "So: The quick brown fox JUMPS over the lazy dog, while two cats sleep on."
-    assert runs & set(runs_of_words(copied)) and not runs & set(runs_of_words("the quick brown fox " * 9))
 
 
 def test_the_training_folder(tmp_path):

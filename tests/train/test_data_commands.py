@@ -51,6 +51,9 @@ def test_without_ray_the_error_says_what_to_install(run, tmp_path):
     if importlib.util.find_spec("ray") is not None:
         pytest.skip("ray is installed: see test_ray.py")
     (tmp_path / "a.jsonl").write_text('{"prompt": "Who?", "completion": "Mia."}\n')
-    for args in (("build", "out", "a.jsonl", "--tokenizer", "tiny", "--ray"), ("regenerate", "new.jsonl", "a.jsonl")):
+    for args in (
+        ("build", "out", "a.jsonl", "--tokenizer", "tiny", "--ray"),
+        ("regenerate", "new.jsonl", "a.jsonl", "--model", "tiny", "--workers", "2"),
+    ):
         result = run(*args)
         assert result.exit_code == 2 and "pip install 'mezzotint[ray]'" in result.stderr, result.output

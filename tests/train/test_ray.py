@@ -13,9 +13,11 @@ from checkpoints.tiny_checkpoint import write_folder, write_gguf
 
 import mezzotint as mz
 from mezzotint.train import ray as on_ray
+from mezzotint.train import regenerate as regenerating
 from mezzotint.train.corpus import Choice, build
 from mezzotint.train.data import Document, Skipped, Source
 from mezzotint.train.packing import Packing
+from mezzotint.train.regenerate import Regenerate, questions, regenerate
 from mezzotint.train.tokens import token_type
 
 
@@ -96,7 +98,7 @@ def model(tmp_path_factory):
 
 def test_answers_depend_on_the_question_alone(model):
     turns = [[{"role": "user", "content": f"the {n}"}, {"role": "assistant", "content": "and"}] for n in range(12)]
-    work = on_ray.Regenerate(model, max_tokens=40, temperature=2.0)
+    work = Regenerate(model, max_tokens=40, temperature=2.0)
 
     def answers(size):
         found = []
@@ -117,23 +119,62 @@ def test_answers_depend_on_the_question_alone(model):
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_regenerating_on_ray(cluster, model, tmp_path):
-    questions = tmp_path / "q.jsonl"
-    questions.write_text("".join(json.dumps({"prompt": f"the {n}", "completion": "and"}) + "\n" for n in range(12)))
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"the {n}", "completion": "and"}) + "\n" for n in range(12)))
     options = {"max_tokens": 40, "temperature": 2.0}
-    asked, kept = on_ray.regenerate(tmp_path / "new.jsonl", [str(questions)], model, workers=2, batch=3, **options)
+    asked, kept = regenerate(tmp_path / "new.jsonl", [str(file)], model, workers=2, batch=3, **options)
     rows = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
-    batch = {"messages": [row["messages"] for row in on_ray.questions(Source("q", (questions,)).documents(Skipped()))]}
-    alone = on_ray.Regenerate(model, **options)({**batch, "source": ["s"] * 12})
-    assert (asked, kept) == (12, len(rows)) and [row["messages"] for row in rows] == [
-        json.loads(m) for m in alone["messages"]
-    ]
+    batch = {"messages": [row["messages"] for row in questions(Source("q", (file,)).documents(Skipped()))]}
+    alone = Regenerate(model, **options)({**batch, "source": ["s"] * 12})
+    assert (asked, kept) == (12, len(rows))
+    assert sorted(json.dumps(row["messages"]) for row in rows) == sorted(alone["messages"])
     with pytest.raises(ValueError, match="exists; give another"):
-        on_ray.regenerate(tmp_path / "new.jsonl", [str(questions)], model)
+        regenerate(tmp_path / "new.jsonl", [str(file)], model)
 
 
 def test_only_conversations_are_asked():
     turns = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"})
     documents = [Document("s", "text"), Document("t", messages=turns), Document("u", messages=turns[1:2])]
-    assert [(json.loads(row["messages"]), row["source"]) for row in on_ray.questions(documents)] == [
-        (list(turns[:2]), "t")
-    ]
+    assert [(json.loads(row["messages"]), row["source"]) for row in questions(documents)] == [(list(turns[:2]), "t")]
+
+
+def test_regenerating_goes_on_where_it_was(model, tmp_path, monkeypatch):
+    file, out = tmp_path / "q.jsonl", tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"the {n}", "completion": "and"}) + "\n" for n in range(12)))
+    options = {"max_tokens": 40, "temperature": 2.0, "batch": 2}
+    monkeypatch.setattr(regenerating, "CHUNK", 2)
+    whole = regenerate(tmp_path / "whole.jsonl", [str(file)], model, **options)
+    asked, plain = [], Regenerate.__call__
+
+    def interrupted(self, batch):
+        asked.extend(batch["messages"])
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    with monkeypatch.context() as m:
+        m.setattr(Regenerate, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            regenerate(out, [str(file)], model, **options)
+    part = tmp_path / ".new.jsonl.part"
+    assert not out.exists() and len(part.read_text().splitlines()) == 2
+    with part.open("a") as torn:
+        torn.write('[{"messages"')
+    told = []
+    assert regenerate(out, [str(file)], model, report=lambda *at: told.append(at), **options) == whole
+    assert (
+        out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+        and told == [(8, 12), (12, 12)]
+        and not part.exists()
+    )
+    assert regenerate(tmp_path / "few.jsonl", [str(file)], model, most=3, **options)[0] == 3
+    part.write_text("{}\n")
+    out.unlink()
+    with pytest.raises(ValueError, match="other questions or settings"):
+        regenerate(out, [str(file)], model, **options)
+
+
+def test_questions_without_room_for_an_answer_are_passed_over(model, tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "the " * n, "completion": "and"}) + "\n" for n in (1, 400)))
+    assert regenerate(tmp_path / "new.jsonl", [str(file)], model, max_tokens=40)[0] == 2
