@@ -38,7 +38,6 @@ from mezzotint.recipes import parts
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.recipes.adapt import Adaptation
-    from mezzotint.train.trainer import Progress
 
 DONE, FAILED, BAD_INPUT, RUNNING, STOPPED, NOT_STARTED = 0, 1, 2, 10, 11, 12
 RESERVE = 0.06  # of the minutes: for a last checkpoint and the adapter made of it

@@ -20,7 +20,7 @@ from checkpoints.tiny_checkpoint import write_gguf
 import mezzotint as mz
 from mezzotint.recipes import kit, parts
 from mezzotint.recipes.kit import DONE, FAILED, NOT_STARTED, RUNNING, STOPPED
-from mezzotint.train import adapt
+from mezzotint.train import canvas_loss
 from mezzotint.train.canvases import Example
 from mezzotint.train.examples import Part, Record, write_examples
 from mezzotint.train.trainer import Stopped, Trainer
@@ -174,7 +174,7 @@ def test_the_first_part_of_a_run_decides_its_length(work):
 
 
 def test_what_does_not_fit_into_memory_is_computed_in_halves(work, monkeypatch, capsys):
-    plain, calls = adapt.CanvasLoss.__call__, []
+    plain, calls = canvas_loss.CanvasLoss.__call__, []
 
     def tight(self, denoiser, batch):
         calls.append(len(batch.tokens))
@@ -182,14 +182,14 @@ def test_what_does_not_fit_into_memory_is_computed_in_halves(work, monkeypatch, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, denoiser, batch)
 
-    monkeypatch.setattr(adapt.CanvasLoss, "__call__", tight)
+    monkeypatch.setattr(canvas_loss.CanvasLoss, "__call__", tight)
     kit.train(work)
     assert "out of memory: micro-batches are computed in 2 pieces" in capsys.readouterr().err and 2 in calls
     assert kit.status(work)[1] == DONE
 
 
 def test_what_does_not_compile_goes_on_without_and_says_so(work, monkeypatch, capsys):
-    plain, made = adapt.CanvasLoss.__call__, Trainer.__init__
+    plain, made = canvas_loss.CanvasLoss.__call__, Trainer.__init__
 
     def compiled(self, *args, **kwargs):
         made(self, *args, **kwargs)
@@ -201,7 +201,7 @@ def test_what_does_not_compile_goes_on_without_and_says_so(work, monkeypatch, ca
         return plain(self, denoiser, batch)
 
     monkeypatch.setattr(Trainer, "__init__", compiled)
-    monkeypatch.setattr(adapt.CanvasLoss, "__call__", broken)
+    monkeypatch.setattr(canvas_loss.CanvasLoss, "__call__", broken)
     kit.train(work)
     assert "torch.compile failed, going on without: RuntimeError: no compiler here" in capsys.readouterr().err
     assert kit.status(work)[1] == DONE
