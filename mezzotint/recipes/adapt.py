@@ -106,8 +106,8 @@ class Adaptation:
 
 
 def cpu_smoke() -> Adaptation:
-    """Ten minutes on two cores: does the canvas learn, and does the base stay?"""
-    return Adaptation("cpu-smoke", minutes=10)
+    """Seven minutes on two cores: does the canvas learn, and does the base stay?"""
+    return Adaptation("cpu-smoke", minutes=7)
 
 
 def gpu(name: str, minutes: float) -> Adaptation:
