@@ -111,11 +111,12 @@ def cpu_smoke() -> Adaptation:
 
 
 def gpu(name: str, minutes: float) -> Adaptation:
-    """research/training.md 2.4: growing blocks, then a mixture of sizes, then errors to repair, then the end."""
+    """Growing blocks, then a mixture of sizes, then errors to repair, then edits among them; for a folder of examples."""
     mixture = {4: 0.1, 8: 0.2, 16: 0.4, 32: 0.2, 0: 0.1}
     stages = (
         Stage(0.075, {4: 1.0}, 0.45, 0.95, keep=0.0), Stage(0.075, {8: 1.0}, 0.45, 0.95, keep=0.0),
-        Stage(0.45, mixture, keep=0.0), Stage(0.4, mixture | {0: 0.25}, errors=0.15, keep=0.1),
+        Stage(0.45, mixture, keep=0.0), Stage(0.2, mixture | {0: 0.25}, errors=0.15, keep=0.1),
+        Stage(0.2, mixture | {0: 0.25}, errors=0.15, keep=0.1, edits=0.4),
     )  # fmt: skip
     return Adaptation(
         name, minutes, rank=64, length=512, count=128, micro_batches=8, stages=stages, own=0.25, self_conditioning=True,

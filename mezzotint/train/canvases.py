@@ -120,7 +120,9 @@ def make_batches(
         ("text", texts, any(s.edits < 1 for s in stages)), ("edit", edits, any(s.edits > 0 for s in stages)),
     ):  # fmt: skip
         if wanted and not found:
-            raise ValueError(f"a stage draws {name}s, but there is no {name} among the {len(examples)} examples")
+            raise ValueError(
+                f"a stage draws {name}s, but there is no {name} among the {len(examples)} examples (mezzotint data examples makes both)"
+            )
 
     def batch(step: int) -> Batch:
         generator = torch.Generator().manual_seed((seed << 32) + step)
