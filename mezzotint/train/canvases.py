@@ -121,7 +121,8 @@ def make_batches(
     ):  # fmt: skip
         if wanted and not found:
             raise ValueError(
-                f"a stage draws {name}s, but there is no {name} among the {len(examples)} examples (mezzotint data examples makes both)"
+                f"a stage draws {name}s, but there is no {name} among the {len(examples)} examples; `mezzotint data examples` "
+                "makes both"
             )
 
     def batch(step: int) -> Batch:
