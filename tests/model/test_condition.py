@@ -138,7 +138,7 @@ def test_it_learns_to_follow_and_the_null_learns_the_mixture(way, kind):
     places = Places.of(position, torch.where(position < config.prefix, CLEAN, CANVAS))
     law = model(tokens, places, context_causal(), condition=[*told, NULL]).logits[:, -1].softmax(-1)
     assert (law[range(4), range(4)] > 0.8).all()
-    assert (law[4, :4] > 0.05).all() and (law[4, :4] < 0.5).all()
+    assert (law[4, :4] > 0.05).all() and (law[4, :4] < 0.7).all()
 
 
 @pytest.mark.parametrize("way", WAYS)
