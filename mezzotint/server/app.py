@@ -153,6 +153,8 @@ def _errors(app: FastAPI, metrics: Metrics) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return envelope(bad("the body is not JSON"))
+        if tuple(first["loc"]) == ("body",) and first["type"] != "value_error":
+            return envelope(bad("the body is not a JSON object, sent as content-type application/json"))
         name, said = param(first["loc"]), first["msg"].removeprefix("Value error, ")
         return envelope(bad(f"{name}: {said}" if name else f"the body is wrong: {said}", name))
 

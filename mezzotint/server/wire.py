@@ -70,7 +70,7 @@ class Body(BaseModel):
     @classmethod
     def _spelled(cls, body: Any) -> Any:
         try:
-            json.dumps(body, ensure_ascii=False).encode()
+            json.dumps(body if isinstance(body, dict) else {}, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("a text holds a lone surrogate, which no encoding spells") from None
         except RecursionError:

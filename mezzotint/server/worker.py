@@ -161,12 +161,12 @@ class Worker:
 
     def stop(self) -> None:
         """Take no more work; what there is ends with an error, and so does the thread."""
-        self.draining = self.stopping = True
-        for stream in (*self._waiting, self.running):
-            if stream is not None:
-                stream.cancel(busy(503, "the server is shutting down", "shutting_down", 5))
         with self._changed:
+            self.draining = self.stopping = True
+            left = [*self._waiting, *([self.running] if self.running else [])]
             self._changed.notify()
+        for stream in left:
+            stream.cancel(busy(503, "the server is shutting down", "shutting_down", 5))
 
     # -- in the thread ---------------------------------------------------------------------------------------------
 
@@ -202,5 +202,5 @@ class Worker:
             stream.put(_End())
         except Cancelled:
             pass
-        except Exception as error:
-            stream.put(error)
+        except BaseException as error:  # the tokenizer's panics are no Exceptions, and this thread must live
+            stream.put(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))

@@ -1,6 +1,7 @@
 """Every endpoint through a real socket: texts are the engine's own at the same seed, in one piece and as a stream."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -103,6 +104,18 @@ def test_choices_and_prompts_are_rows_of_their_own(client, engine, stream):
     ask = {"decode": "diffusion", "seed": 5, "temperature": 0.9, "max_tokens": 10}
     rows = [own(engine, prompt, choice=choice, **ask).text for prompt in told["prompt"] for choice in (0, 1)]
     assert texts == dict(enumerate(rows)) and rows[0] != rows[1]
+
+
+def test_many_at_once_get_the_text_that_each_gets_alone(client, engine):
+    told = {"model": "tiny", "max_tokens": 12, "temperature": 0.9}
+    asks = [(prompt, seed) for prompt in ("Mia has", "The blue") for seed in range(4)]
+    with ThreadPoolExecutor(len(asks)) as threads:
+        answers = threads.map(lambda ask: client.completions.create(prompt=ask[0], seed=ask[1], **told), asks)
+        texts = [answer.choices[0].text for answer in answers]
+    ask = {"decode": "verified", "max_tokens": 12, "temperature": 0.9}
+    assert texts == [own(engine, prompt, seed=seed, **ask).text for prompt, seed in asks] and len(set(texts)) == len(
+        asks
+    )
 
 
 def test_a_seed_that_was_not_given_can_be_asked_for_again(client):

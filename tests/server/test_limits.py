@@ -75,6 +75,11 @@ def test_malformed_bodies_are_refused(base, body):
     refusal(post(base, body), 400)
 
 
+def test_a_body_of_another_type_is_told_so(base):
+    answer = httpx.post(f"{base}/v1/completions", content=b'{"prompt": "a"}', headers={"content-type": "text/plain"})
+    assert "application/json" in refusal(answer, 400)["message"]
+
+
 def test_odd_characters_come_through(base):
     body = {"prompt": "Mia \0 \u2028 \U0001f600 has", "stop": ["\0"], "max_tokens": 4}
     assert post(base, body, "/v1/completions").status_code == 200

@@ -123,6 +123,10 @@ def test_a_deadline_ends_a_request_whole_or_streamed(held):
         live.wait(lambda: live.metric(base, "num_requests_running") == 0)
 
 
+class Panic(BaseException):
+    """What the tokenizer's library raises."""
+
+
 def test_a_failure_in_the_middle_of_a_stream_is_told_and_never_looks_finished(base, engine, monkeypatch, capfd):
     def fails(error):
         def stream(requests):
@@ -145,6 +149,8 @@ def test_a_failure_in_the_middle_of_a_stream_is_told_and_never_looks_finished(ba
     monkeypatch.setattr(engine, "stream", fails(MemoryError()), raising=False)
     answer = ask(base, LONG)
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    monkeypatch.setattr(engine, "stream", fails(Panic()), raising=False)
+    assert ask(base, LONG).status_code == 500
     monkeypatch.undo()
     assert ask(base, SHORT).status_code == 200  # the worker lives
     logs = capfd.readouterr().err
