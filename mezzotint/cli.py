@@ -598,7 +598,10 @@ def serve(
 
     def load() -> Engine:
         engine, _ = _load(model, adapter)
-        engine.must_read()
+        if engine.checkpoint.facts.whole:
+            raise BadInput(
+                f"{engine.checkpoint.name} writes whole canvases; a server needs a model that continues text"
+            )
         return engine
 
     serve(load, settings)
