@@ -552,6 +552,61 @@ def infill(
         )
 
 
+@app.command()
+@reporting
+def serve(
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; as --model if left out.")] = None,
+    api_keys: Annotated[
+        str | None, typer.Option(help="A file of keys, one a line; MEZZOTINT_API_KEY holds another.")
+    ] = None,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
+    deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+) -> None:
+    """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
+
+    Logs are JSON lines on stderr; they hold no prompts and no keys. SIGTERM exits with 0.
+    """
+    import importlib.util
+
+    lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
+    if lacking:
+        raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
+    from mezzotint.server.run import serve
+    from mezzotint.server.settings import Settings
+
+    keys = [line.strip() for line in read_text(api_keys).splitlines() if line.strip()] if api_keys else []
+    if api_keys and not keys:
+        raise BadInput(f"{api_keys} holds no key; write one a line")
+    if given := os.environ.get("MEZZOTINT_API_KEY"):
+        keys.append(given)
+    settings = Settings(
+        host,
+        port,
+        tuple(keys),
+        name or Path(model).name.removesuffix(".gguf"),
+        queue=queue,
+        max_tokens=max_tokens,
+        deadline=deadline,
+    )
+
+    def load() -> Engine:
+        engine, _ = _load(model, adapter)
+        if engine.checkpoint.facts.whole:
+            raise BadInput(
+                f"{engine.checkpoint.name} writes whole canvases; a server needs a model that continues text"
+            )
+        return engine
+
+    serve(load, settings)
+
+
 @app.command(cls=NamesInHelp)
 @reporting
 def watch(

@@ -275,6 +275,11 @@ class Tokenizer:
             raise ValueError(f"id {id} is not in the vocabulary of {self.vocab_size}")
         return found
 
+    @property
+    def longest_token(self) -> int:
+        """Most bytes that one id stands for: a text of n tokens has at most n times as many."""
+        return max(len(spelled) for spelled in self._bytes if spelled is not None)
+
     def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
         """A decoder for ids that arrive in pieces."""
         return StreamDecoder(self, skip_special)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.draws import Draws
+from mezzotint.edit.ask import Report, silent
 from mezzotint.edit.passages import start_id
 from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
@@ -93,6 +94,12 @@ def split_holes(text: str) -> tuple[list[str], list[int | None]]:
     return pieces, lengths
 
 
+def literal(text: str, before_hole: bool = False) -> str:
+    """`text` written so that it holds no hole; before_hole: a hole's marker follows it."""
+    escaped = _MARKER.sub(lambda match: f"{match[1]}{match[1]}\\{match[2]}", text)
+    return escaped + "\\" * (len(text) - len(text.rstrip("\\"))) * before_hole
+
+
 @dataclass(frozen=True)
 class _Spaced:
     """A denoiser that predicts only tokens beginning with a space at `where` `[B, C]`; spaced bool `[V]`."""
@@ -128,7 +135,8 @@ class Look(NamedTuple):
 class Blanks:
     """A text with holes as ids, for a length finder to ask about. `lengths`: what the holes have now, in tokens.
 
-    given: ids of the pieces around the holes; spaced: which holes begin with the space before them.
+    given: ids of the pieces around the holes; spaced: which holes begin with the space before them. report: called
+    around every forward, and may raise to end the work.
     """
 
     engine: Engine
@@ -140,6 +148,7 @@ class Blanks:
     spaces: Tensor  # bool [V]: ids that begin with a space
     banned: tuple[int, ...]
     trace: Trace
+    report: Report = silent
     _block: int = field(default=0, init=False)
     _began: float = field(default_factory=time.perf_counter, init=False)
 
@@ -185,6 +194,7 @@ class Blanks:
         """
         after = [token for piece in self.given[hole + 1 :] for token in piece][:window]
         hidden = [self._right_of(lengths, hole)[: len(after)] for lengths in rows]
+        self.report("measuring", hole, len(self.lengths))
         canvas, holes = self.blank(rows, hidden)
         logits = self._denoiser(holes).denoise(canvas.tokens, canvas.positions, canvas.valid, self._cache(canvas))
         logits[..., list(self.banned)] = -torch.inf
@@ -221,6 +231,7 @@ class Blanks:
         sampler = Sampler(self._denoiser(holes), self.engine.checkpoint.process, decoding, self.banned)
         for step in sampler.steps(canvas, self._cache(canvas), self._draws(1)):
             self._record(canvas, 0, step.number, step.positions)
+            self.report("filling", step.number + 1, steps)
         tokens = canvas.tokens[0].tolist()
         status = [ACCEPTED if s == OPEN else s for s in canvas.status[0].tolist()]
         self.trace.add(Frame("commit", 0, self._block, 0, self.start, tokens, status, len(tokens), 0, 0))
@@ -307,6 +318,7 @@ def infill(
     temperature: float = 0.0,
     max_length: int = 16,
     find_length: LengthFinder | None = None,
+    report: Report = silent,
 ) -> Infilled:
     """Fill the holes of `text` (see above for how they are written) with the checkpoint's own noise under a policy.
 
@@ -324,6 +336,7 @@ def infill(
         decoding = replace(decoding, temperature=temperature)
     finder = find_length or search(max_length)
     blanks = _blanks(engine, pieces, wanted, decoding, seed, (max_length + 1) // 2)
+    blanks.report = report
     blanks.trace.header |= {
         "model": engine.checkpoint.name, "prompt": text, "decode": "infill", "seed": seed, "temperature": temperature,
         "policy": policy if isinstance(policy, str) else repr(policy),

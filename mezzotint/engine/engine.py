@@ -91,20 +91,24 @@ class Engine:
         facts = self.checkpoint.facts
         return facts.canvas_length if facts.whole else request.max_tokens
 
-    def stream(self, request: Request) -> Iterator[Event]:
-        """Frames of every call, committed text as it settles, and how it ended."""
-        return self._events([request])
+    def stream(self, requests: Request | Sequence[Request]) -> Iterator[Event]:
+        """Frames of every call, committed text as it settles, and how it ended. Closing the iterator ends the work.
+
+        Several requests are rows of the same forwards. Raises ValueError for some that cannot be, and for none.
+        """
+        rows = [requests] if isinstance(requests, Request) else list(requests)
+        if len({_way(request) for request in rows}) != 1 or (len(rows) > 1 and rows[0].draft == "text"):
+            raise ValueError(f"{len(rows)} requests were given; rows of one stream are decoded in one way")
+        return self._events(rows)
 
     def generate(self, requests: Request | Sequence[Request]) -> list[Reply]:
-        """Replies in order. Requests that differ in prompt, condition, seed, locks and draft text alone share forwards."""
+        """Replies in order. Requests that differ in prompt, condition, seed, choice, locks and draft text share forwards."""
         todo = [requests] if isinstance(requests, Request) else list(requests)
         replies: list[Reply | None] = [None] * len(todo)
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(todo):
             own = index if request.draft == "text" else None  # a given text belongs to its own row
-            shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
-            way = (repr(request.policy), request.blocks_in_flight, request.guidance)
-            groups.setdefault((*shared, *way, own), []).append(index)
+            groups.setdefault((*_way(request), own), []).append(index)
         for members in groups.values():
             for index, reply in zip(members, self._replies([todo[i] for i in members]), strict=True):
                 replies[index] = reply
@@ -137,6 +141,8 @@ class Engine:
             told["condition"] = {key: value for key, value in vars(request.condition).items() if value is not None}
         if request.guidance != 1:
             told["guidance"] = request.guidance
+        if request.choice:
+            told["choice"] = request.choice
         return {
             "model": self.checkpoint.name, "prompt": request.prompt, "decode": request.decode, "seed": request.seed,
             "temperature": request.temperature, "policy": policy if request.decode == "diffusion" else None,
@@ -173,6 +179,7 @@ class Engine:
         first = requests[0]
         prompts = [self.prompt_ids(request) for request in requests]
         draws = Draws.of([request.seed for request in requests])
+        draws = replace(draws, choice=torch.tensor([request.choice for request in requests]))
         locks = [self._locks(request) for request in requests]
         conditions = [request.condition or NULL for request in requests] if self.denoiser.config.condition else None
         denoiser = self.denoiser if conditions is None else self.denoiser.following(conditions)
@@ -230,3 +237,9 @@ class Engine:
                     raise ValueError(f"a lock reaches token {index} of the answer, beyond max_tokens {longest}")
                 table[index] = token
         return table
+
+
+def _way(request: Request) -> tuple[object, ...]:
+    """What requests that share forwards have in common."""
+    shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
+    return (*shared, repr(request.policy), request.blocks_in_flight, request.guidance)

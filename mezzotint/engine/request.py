@@ -29,7 +29,7 @@ class Request:
     canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. condition: a
     class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
-    a step. Raises ValueError for values out of range.
+    a step. choice: which of several answers with one seed; each has draws of its own. Raises ValueError for values out of range.
     """
 
     prompt: str | Sequence[Mapping[str, str]] = ""
@@ -46,6 +46,7 @@ class Request:
     blocks_in_flight: int = 1
     condition: Condition | None = None
     guidance: float = 1.0
+    choice: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt and self.condition is None:
@@ -80,6 +81,8 @@ class Request:
             raise ValueError(f"temperature is {self.temperature}; it must lie between 0 and 100")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be a 64-bit integer")
+        if not 0 <= self.choice < 2**31:
+            raise ValueError(f"choice is {self.choice}; it must be a number from 0 up")
         if any(offset < 0 for offset in self.locks):
             raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
 

@@ -7,7 +7,7 @@ import torch
 from checkpoints import tiny_checkpoint
 
 import mezzotint as mz
-from mezzotint.edit.infill import Look, certainty, fit, infill, search, split_holes
+from mezzotint.edit.infill import Look, certainty, fit, infill, literal, search, split_holes
 from mezzotint.sampler.canvas import GIVEN, OPEN
 from mezzotint.sampler.decoding import POLICIES
 
@@ -145,6 +145,25 @@ def test_holes_and_escapes_are_read():
         [r"[[ ]] " + "\\", r" \[[2]] \[[x]] [[]] [[-1]]"],
         [1],
     )
+
+
+@pytest.mark.parametrize("a", ["", "x[[ ]]", "[[3]] \\[[ ]]", "\\\\", "[[", "\\\\[[ ]]\\"])
+@pytest.mark.parametrize("b", ["", "]]", "\\[[ 2 ]]", "[[ ]]"])
+def test_literal_text_holds_no_hole(a, b):
+    assert split_holes(literal(a, before_hole=True) + "[[4]]" + literal(b)) == ([a, b], [4])
+
+
+def test_a_report_may_end_the_work(folder):
+    told = []
+
+    def report(*what):
+        told.append(what)
+        if what[0] == "filling":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        infill(engine_of(folder, trained_canvas=True), "The [[ ]] sat", max_length=2, report=report)
+    assert [what for what, _, _ in told] == ["measuring", "filling"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""An engine behind the API that clients already speak."""

@@ -1,0 +1,160 @@
+"""Orders: what a body asks of the engine, made before it waits in the queue, so that a wrong one is refused at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mezzotint.edit.ask import Ask, Report
+from mezzotint.edit.checks import problems
+from mezzotint.edit.editor import Where, edit
+from mezzotint.edit.hunks import Edit
+from mezzotint.edit.infill import Infilled, infill, literal
+from mezzotint.edit.presets import preset
+from mezzotint.edit.router import choose
+from mezzotint.engine.engine import Engine
+from mezzotint.engine.request import Request
+from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.quality import QUALITY
+from mezzotint.server.errors import bad
+from mezzotint.server.settings import LONGEST_HOLE, MOST_PROMPTS
+from mezzotint.server.wire import Chat, Completion, InstantEdit, Sampling
+
+TOO_LONG = "context_length_exceeded"
+SHORT = 16  # tokens of a completion that says nothing of its length
+Prompt = str | Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Rows to decode, every choice of every prompt. num_read: tokens of the prompts; notes: what a client should know."""
+
+    requests: list[Request]
+    num_read: int
+    seed: int
+    notes: list[str] = field(default_factory=list)
+
+
+def seed_of(given: int | None) -> int:
+    """A seed of our own where none is given: the answer names it, so that it can be asked for again."""
+    return secrets.randbits(53) if given is None else given  # 53 bits: JavaScript reads them exactly
+
+
+def chat_order(engine: Engine, body: Chat, most: int) -> Order:
+    """most: tokens of an answer. Raises ApiError."""
+    body.refuse_unsupported()
+    messages = [message.model_dump() for message in body.messages]
+    most = min(body.max_completion_tokens or body.max_tokens or most, most)
+    if engine.tokenizer.chat_template is not None:
+        return _order(engine, body, [messages], "messages", most)
+    text = "\n".join(message["content"] for message in messages)
+    note = f"{engine.checkpoint.name} has no chat template; it continues the text of the messages"
+    return _order(engine, body, [text], "messages", most, note)
+
+
+def completion_order(engine: Engine, body: Completion, most: int) -> Order:
+    """As above."""
+    body.refuse_unsupported()
+    if len(body.prompt) * body.n > MOST_PROMPTS:
+        raise bad(f"n {body.n} for {len(body.prompt)} prompts makes more than {MOST_PROMPTS} answers", "n")
+    return _order(engine, body, body.prompt, "prompt", min(body.max_tokens or SHORT, most))
+
+
+def _order(engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str, most: int, *notes: str) -> Order:
+    """Every answer may have `most` tokens, or as many as the context has room for."""
+    decode = body.decode or ("diffusion" if body.quality or body.policy else "verified")
+    policy, seed = _policy(body, decode), seed_of(body.seed)
+    asked = []
+    for prompt in prompts:
+        if not prompt:
+            raise bad("the prompt is empty; give some text", param)
+        _fits(engine, prompt, param)
+        raw = isinstance(prompt, str)
+        asked.append(Request(prompt, raw, decode, 1, body.temperature, seed, policy=policy))
+    try:
+        lengths = [len(engine.prompt_ids(request)) for request in asked]
+    except ValueError as error:
+        raise bad(str(error), param, TOO_LONG if "context" in str(error) else None) from None
+    room = engine.denoiser.config.max_length - max(lengths)
+    rows = [replace(request, max_tokens=min(most, room), choice=n) for request in asked for n in range(body.n)]
+    return Order(rows, sum(lengths), seed, list(notes))
+
+
+def _policy(body: Sampling, decode: str) -> str | Decoding:
+    if body.policy is not None and body.policy not in POLICIES:
+        raise bad(f"unknown policy {body.policy[:40]!r}; known: {', '.join(POLICIES)}", "policy")
+    if decode != "diffusion" and (body.policy or body.quality):
+        raise bad(f"policy and quality change diffusion only; decode is {decode!r}", "decode")
+    if body.policy is None:
+        return QUALITY[body.quality]() if body.quality else "threshold"
+    return body.policy
+
+
+def _fits(engine: Engine, prompt: Prompt, param: str) -> None:
+    """Refuses what no tokenisation makes short enough, before time is spent on one."""
+    text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+    context = engine.denoiser.config.max_length
+    if len(text.encode()) > context * engine.tokenizer.longest_token:
+        raise bad(f"the text has {len(text)} characters, more than {context} tokens can spell", param, TOO_LONG)
+
+
+def suffix_order(engine: Engine, body: Completion, most: int, seed: int) -> Callable[[Engine, Report], Infilled]:
+    """What fills the place between prompt and suffix. Raises ApiError."""
+    body.refuse_unsupported()
+    if not engine.checkpoint.facts.trained_canvas:
+        raise bad(f"{engine.checkpoint.name} has not learnt to denoise, so it fills nothing in", "suffix")
+    if len(body.prompt) != 1 or body.n != 1:
+        raise bad("with a suffix there is one prompt and one answer", "n" if body.n != 1 else "prompt")
+    policy, prompt, suffix = _policy(body, body.decode or "diffusion"), body.prompt[0], body.suffix or ""
+    if body.decode not in (None, "diffusion"):
+        raise bad(f"decode is {body.decode!r}; a place before a suffix is filled by diffusion", "decode")
+    _fits(engine, prompt + suffix, "prompt")
+    text = literal(prompt, before_hole=True) + "[[ ]]" + literal(suffix)
+    length = min(body.max_tokens or SHORT, most, LONGEST_HOLE)
+
+    def run(engine: Engine, report: Report) -> Infilled:
+        return infill(
+            engine, text, policy, seed=seed, temperature=body.temperature, max_length=length, report=report
+        )  # fmt: skip
+
+    return run
+
+
+@dataclass(frozen=True)
+class Edited:
+    """problems: what the preset's checks found."""
+
+    edit: Edit
+    problems: list[str]
+
+
+def edit_order(engine: Engine, body: InstantEdit, seed: int) -> Callable[[Engine, Report], Edited]:
+    """Raises ApiError, and ValueError for locks, lines and ways that there are not."""
+    given = {"budget": body.budget, "strength": body.strength}
+    more: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    values = dict(body.values) | ({} if body.instruction is None else {"instruction": body.instruction})
+    locks = [(start, end) for start, end in body.locks]
+    where = Where(locks, body.lines, only_doubtful=body.only_doubtful)
+    checks: Sequence[str] = ()
+    if body.preset is None:
+        ask = Ask(body.instruction if body.instruction is not None else Ask.instruction, seed=seed, **more)
+    else:
+        chosen = preset(body.preset)
+        if missing := [name for name in chosen.needs if not values.get(name, "").strip()]:
+            raise bad(
+                f"preset {chosen.name!r} needs {missing[0]}", missing[0] if missing[0] == "instruction" else "values"
+            )
+        ask, checks = chosen.ask(values, seed=seed, **more), chosen.checks
+        where = replace(where, keep_layout=chosen.keep_layout)
+    if not body.document.strip("\ufeff \t\r\n"):
+        raise bad("the document is empty; give some text", "document")
+    choose(engine, ask, body.way)
+    where.of(body.document)
+
+    def run(engine: Engine, report: Report) -> Edited:
+        done = edit(engine, body.document, ask, where, body.way, report)
+        return Edited(done, problems(done, checks, values))
+
+    return run

@@ -1,0 +1,51 @@
+"""Settings: where the server listens, who may ask, and how much of everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOST_CHOICES = 8  # n
+MOST_PROMPTS = 64  # of one request, choices counted
+MOST_STOPS = 16
+LONGEST_STOP = 256  # characters
+LONGEST_HOLE = 64  # tokens between a prompt and its suffix
+
+
+@dataclass(frozen=True)
+class Settings:
+    """name: of the model, for clients. queue: requests that may wait. max_tokens: longest
+    answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive, patience with a slow
+    reader. Raises ValueError for values out of range, and for an open address without a key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    name: str = "default"
+    queue: int = 64
+    max_tokens: int = 4096
+    body_bytes: int = 2 << 20
+    deadline: float = 300.0
+    grace: float = 30.0
+    receive: float = 10.0
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; it must lie between 0 and 65535")
+        for field in ("queue", "max_tokens", "body_bytes", "deadline", "grace", "receive", "patience"):
+            if not (value := getattr(self, field)) > 0:
+                raise ValueError(f"{field} is {value}; it must be more than 0")
+        if any(not key.strip() for key in self.keys):
+            raise ValueError("an API key is empty")
+        if not self.keys and not self.local:
+            raise ValueError(
+                f"host {self.host!r} can be reached from elsewhere, and anyone could ask; give API keys, or one of "
+                f"{', '.join(LOOPBACK)}"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Does it listen to this machine alone?"""
+        return self.host in LOOPBACK

@@ -1,0 +1,179 @@
+"""Wire: the bodies that clients send. Fields that nobody here knows are left alone and named in a warning.
+
+Numbers are numbers: `true`, "1" and 1.5 are no counts. A field that would change the text and that the engine does not have
+(top_p, logprobs, a schema to follow) is refused, unless it says what is done anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mezzotint.server.errors import bad
+from mezzotint.server.settings import LONGEST_STOP, MOST_CHOICES, MOST_PROMPTS, MOST_STOPS
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # field -> values that ask for nothing
+    "top_p": (1,), "top_k": (-1, 0), "min_p": (0,), "typical_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
+    "repetition_penalty": (1,), "logit_bias": ({},), "logprobs": (False,), "top_logprobs": (0,), "best_of": (1,),
+    "echo": (False,), "response_format": ({"type": "text"},), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+}  # fmt: skip
+SHOWN = 20  # ignored fields named in a warning
+
+
+def _text(content: Any) -> Any:
+    """Content as one text: null is none, a list holds parts of type text."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError("a part of it is not of type text, and this model reads text alone")
+    return "".join(part["text"] for part in content)
+
+
+def _listed(value: Any) -> Any:
+    """null, one or several, as a list."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _or(default: Any) -> BeforeValidator:
+    """null is the default."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str, BeforeValidator(_text)] = ""
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    include_usage: Annotated[bool, _or(False)] = False
+
+
+class Body(BaseModel):
+    """What every request may say."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model: str | None = None
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, body: Any) -> Any:
+        try:
+            json.dumps(body if isinstance(body, dict) else {}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds a lone surrogate, which no encoding spells") from None
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        return body
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+
+    def refuse_unsupported(self) -> None:
+        """Raises ApiError for a field that asks for what is not there."""
+        for name, neutral in NEUTRAL.items():
+            if name in self.extra and self.extra[name] not in neutral:
+                told = " or ".join(map(repr, neutral))
+                raise bad(f"{name} is not supported; leave it out or give {told}", name, "unsupported_parameter")
+
+    def ignored(self) -> list[str]:
+        """Names of the fields that were not read."""
+        return [name[:40] for name in self.extra if name not in NEUTRAL][:SHOWN]
+
+
+class Sampling(Body):
+    """decode, quality, policy: as on the command line; quality and policy mean diffusion."""
+
+    n: Annotated[int, _or(1), Field(ge=1, le=MOST_CHOICES)] = 1
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[float, _or(0.0), Field(ge=0, le=2)] = 0.0
+    stop: Annotated[list[Stop], BeforeValidator(_listed), Field(max_length=MOST_STOPS)] = []
+    stream: Annotated[bool, _or(False)] = False
+    stream_options: Annotated[StreamOptions, _or({})] = StreamOptions()
+    decode: Literal["ar", "verified", "diffusion"] | None = None
+    quality: Literal["fast", "balanced", "best"] | None = None
+    policy: str | None = None
+
+
+class Chat(Sampling):
+    """diffusing: a stream of snapshots, each in place of the one before."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    diffusing: Annotated[bool, _or(False)] = False
+
+
+class Completion(Sampling):
+    prompt: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=MOST_PROMPTS)]
+    suffix: str | None = None
+
+
+Span = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
+class InstantEdit(Body):
+    """document: the text; instruction or preset (with its values): what to do. locks: [start, end] characters that stay.
+
+    budget: share that may change; strength: share, what is most in doubt, that starts as noise; way: see `edit/router.py`.
+    """
+
+    document: Annotated[str, Field(min_length=1)]
+    instruction: Annotated[str | None, Field(max_length=4096)] = None
+    preset: str | None = None
+    values: dict[str, str] = {}
+    locks: list[Span] = []
+    lines: str | None = None
+    only_doubtful: bool = False
+    budget: Annotated[float | None, Field(ge=0, le=1)] = None
+    strength: Annotated[float | None, Field(ge=0, le=1)] = None
+    way: Literal["auto", "diffusion", "rescore", "verified", "repair"] = "auto"
+
+
+class HunkAnswer(BaseModel):
+    """Characters start:end of the document became `after`. bytes, utf16: the same span in those units; gain: in nats."""
+
+    start: int
+    end: int
+    before: str
+    after: str
+    confidence: float
+    gain: float | None = None
+    bytes: list[int]
+    utf16: list[int]
+
+
+class EditAnswer(BaseModel):
+    """calls: of the network; problems: what the preset's checks found; lsp: the hunks as TextEdits."""
+
+    id: str
+    object: Literal["instant_edit"] = "instant_edit"
+    created: int
+    model: str
+    seed: int
+    text: str
+    changed: bool
+    hunks: list[HunkAnswer]
+    calls: int
+    way: str
+    notes: list[str]
+    problems: list[str]
+    lsp: list[dict[str, Any]]
+    warning: str | None = None
+
+
+def param(place: Sequence[Any]) -> str | None:
+    """The name of a field in a validation error's place: ("body", "messages", 0, "role") is messages[0].role."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
+    return name.lstrip(".") or None

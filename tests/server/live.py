@@ -1,0 +1,61 @@
+"""A server in this process, on a real socket, and an engine whose steps the test can hold."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+
+import mezzotint as mz
+from mezzotint.server.run import listen, serving, url
+from mezzotint.server.settings import Settings
+
+
+class Held(mz.Engine):
+    """An engine that makes a step only while `go` is set."""
+
+    def __init__(self, engine):
+        self.__dict__.update(engine.__dict__)
+        self.go, self.steps, self.closed = threading.Event(), 0, 0
+        self.go.set()
+
+    def stream(self, requests):
+        try:
+            for event in super().stream(requests):
+                self.go.wait(20)
+                self.steps += 1
+                yield event
+        finally:
+            self.closed += 1
+
+
+@contextmanager
+def running(engine, **settings):
+    """The server's base address, and the server."""
+    settings = Settings(port=0, **{"name": "tiny", **settings})
+    with listen(settings) as bound:
+        server = serving(lambda: engine, settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            base = url(bound).removesuffix("/v1")
+            wait(lambda: httpx.get(f"{base}/health").status_code == 200)
+            yield base, server
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def wait(true, seconds=10.0):
+    """Until it is true. Fails when it does not become so in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def metric(base, name):
+    """The sum of a metric's series."""
+    lines = httpx.get(f"{base}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"mezzotint:{name}{{"))

@@ -1,0 +1,68 @@
+"""Events on the wire, without a server: a reader that does not read is left, and its work ends."""
+
+import asyncio
+
+import pytest
+
+from mezzotint.server.sse import EventStream, event, watched
+from mezzotint.server.worker import Cancelled
+
+
+class Work:
+    """What a stream of the worker is to a response."""
+
+    ended = False
+
+    def cancel(self):
+        self.ended = True
+
+
+async def events():
+    yield {"text": "a\nb\u2028\u00e9"}
+    yield {}
+
+
+async def never():
+    await asyncio.sleep(99)
+
+
+def test_an_event_is_one_line_of_plain_ascii():
+    assert event({"text": "a\nb\u2028\u00e9"}) == b'data: {"text":"a\\nb\\u2028\\u00e9"}\n\n'
+
+
+def test_a_slow_reader_is_left():
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await never()
+
+    work, failures = Work(), []
+    asyncio.run(EventStream(events(), work, 0.05, failures.append)({}, never, send))
+    assert work.ended and [type(error) for error in failures] == [Cancelled]
+
+
+def test_a_reader_gets_everything_and_its_stream_is_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    work, failures = Work(), []
+    asyncio.run(EventStream(events(), work, 1, failures.append)({}, never, send))
+    assert [m["type"] for m in sent] == ["http.response.start"] + ["http.response.body"] * 3 and not failures
+    assert sent[-1] == {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False} and work.ended
+
+
+def test_what_is_watched_ends_with_its_client():
+    async def leaves():
+        return {"type": "http.disconnect"}
+
+    async def run():
+        work = Work()
+        async with watched(leaves, work):
+            while not work.ended:
+                await asyncio.sleep(0)
+        with pytest.raises(KeyError):
+            async with watched(never, Work()):
+                raise KeyError
+
+    asyncio.run(asyncio.wait_for(run(), 5))
