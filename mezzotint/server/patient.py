@@ -26,6 +26,11 @@ class Patient(H11Protocol):
         if not self._idle:
             self._relax()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._idle and self._timer is None and self.conn.trailing_data[0]:  # the next head has begun
+            self._timer = self.loop.call_later(self.seconds, self.transport.close)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
         super().connection_lost(exc)
