@@ -43,7 +43,7 @@ format: env ## let ruff format the code
 bench-%: base ## bench-NAME runs benchmarks/NAME.py and writes benchmarks/results/
 	$(BIN)/python benchmarks/$*.py
 
-bench-train: base ## speed of training against DLLM=folder of dllm's source, or a plain transformers loop
+bench-train: base ## speed of training against a plain transformers loop and, with DLLM=folder, dllm
 	$(BIN)/python benchmarks/train.py $(if $(DLLM),--dllm '$(DLLM)')
 
 picture: base ## draw the README's strip again

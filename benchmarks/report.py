@@ -51,7 +51,9 @@ def provenance() -> list[tuple[str, str]]:
         libraries += f", torch {torch.__version__} with {torch.get_num_threads()} threads"
     script = Path(sys.argv[0]).resolve()
     shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
-    return [*rows, ("libraries", libraries), ("command", f"`{shlex.join(['python', str(shown), *sys.argv[1:]])}`")]
+    # A folder is another one on the reader's machine: its name tells what it was.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return [*rows, ("libraries", libraries), ("command", f"`{shlex.join(['python', str(shown), *words])}`")]
 
 
 def commit() -> str:

@@ -1,4 +1,4 @@
-"""Speed of training: our Trainer against dllm's, or against a plain loop around transformers' Llama.
+"""Speed of training: our Trainer against a plain loop around transformers' Llama and, if given, against dllm's trainer.
 
     python benchmarks/train.py [--dllm FOLDER] [--repeats 5] [--steps 200] [--threads 2]      (make bench-train DLLM=FOLDER)
 
@@ -153,7 +153,7 @@ def theirs(rows: Tensor, start: dict[str, Tensor], seed: int) -> tuple[list[floa
             eval_strategy="no", disable_tqdm=True, time_epsilon=LOWEST,
         )  # fmt: skip
         trainer = InOrder(
-            model=network, args=args, processing_class=tokenizer,
+            model=network, args=args, processing_class=tokenizer, callbacks=[Clock()],
             train_dataset=[{"input_ids": row, "labels": row} for row in rows.tolist()],
             data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, return_tensors="pt", padding=True),
         )  # fmt: skip
@@ -210,7 +210,7 @@ def prepare(work: Path, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dllm", type=Path, help="folder of dllm's source; without it, the plain loop")
+    parser.add_argument("--dllm", type=Path, help="folder of dllm's source; without it, only the plain loop")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
@@ -226,15 +226,16 @@ def main() -> None:
         return
     if args.dllm and not (args.dllm / "dllm" / "core" / "trainers").is_dir():
         raise SystemExit(f"{args.dllm} does not hold dllm's source (no dllm/core/trainers)")
-    rival = "dllm" if args.dllm else "transformers"
-    found: dict[str, list[dict[str, float]]] = {"mezzotint": [], rival: []}
+    found: dict[str, list[dict[str, float]]] = {
+        arm: [] for arm in (*(["dllm"] if args.dllm else []), "mezzotint", "transformers")
+    }
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), args.steps)
         for repeat in range(args.repeats):
-            for arm in found if repeat % 2 == 0 else reversed(found):
+            for arm in list(found) if repeat % 2 == 0 else reversed(list(found)):
                 found[arm].append(_run(arm, repeat % SEEDS, Path(folder), args))
                 print(f"{arm} {repeat}: {found[arm][-1]}", flush=True)
-    _report(found, rival, args)
+    _report(found, args)
 
 
 def _run(arm: str, seed: int, work: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -250,29 +251,28 @@ def _run(arm: str, seed: int, work: Path, args: argparse.Namespace) -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _report(found: dict[str, list[dict[str, float]]], rival: str, args: argparse.Namespace) -> None:
-    ratios = [a["speed"] / b["speed"] for a, b in zip(found["mezzotint"], found[rival], strict=True)]
+def _report(found: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
     seeds = min(SEEDS, args.repeats)
     losses = {arm: [run["loss"] for run in runs[:seeds]] for arm, runs in found.items()}
-    gap = mean(losses["mezzotint"]) / mean(losses[rival]) - 1
     rows = [
         [arm, median(run["speed"] for run in runs), min(run["speed"] for run in runs), max(run["speed"] for run in runs),
          ", ".join(f"{x:.3f}" for x in losses[arm]), f"{mean(losses[arm]):.3f}"]
         for arm, runs in found.items()
     ]  # fmt: skip
-    report.write(
-        "train",
-        f"Speed of training, against {rival}",
-        [
-            *report.table(
-                ["arm", "tokens/s, median", "least", "most", f"loss after {args.steps} steps, a seed", "mean"], rows
-            ),
-            "",
-            f"Ratio of paired runs: median {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} "
-            f"alternating repeats, {args.threads} threads, {'bfloat16 autocast' if BFLOAT16 else 'float32'}). "
-            f"Loss {100 * gap:+.1f}% (mean of {seeds} seeds).",
-        ],
+    lines = report.table(
+        ["arm", "tokens/s, median", "least", "most", f"loss after {args.steps} steps, a seed", "mean"], rows
     )
+    rivals = [arm for arm in found if arm != "mezzotint"]
+    for rival in rivals:
+        ratios = [a["speed"] / b["speed"] for a, b in zip(found["mezzotint"], found[rival], strict=True)]
+        gap = mean(losses["mezzotint"]) / mean(losses[rival]) - 1
+        lines += [
+            "",
+            f"Over {rival}, ratio of paired runs: median {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
+            f"{len(ratios)} alternating repeats, {args.threads} threads, "
+            f"{'bfloat16 autocast' if BFLOAT16 else 'float32'}). Loss {100 * gap:+.1f}% (mean of {seeds} seeds).",
+        ]
+    report.write("train", f"Speed of training, against {' and '.join(rivals)}", lines)
 
 
 if __name__ == "__main__":
