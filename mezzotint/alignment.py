@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count, pairwise
 from typing import NamedTuple, TypeVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 SLOT = -1  # in a text
@@ -142,26 +142,40 @@ def _fewest_edits(text: Sequence[int], target: Sequence[int], locked: Collection
 
     Dynamic programming over prefixes with two costs each, row by row (Gotoh, 1982): after a kept token, and inside a gap.
     """
-    here, there = torch.tensor(text, dtype=torch.int64), torch.tensor(target, dtype=torch.int64)
-    fixed = torch.zeros(len(here), dtype=torch.bool)
+    same, ends = 0, min(len(text), len(target))
+    while same < ends and text[same] == target[same]:  # matching a common beginning, or end, costs nothing anywhere
+        same += 1
+    last = 0
+    while last < ends - same and text[-1 - last] == target[-1 - last]:
+        last += 1
+    inner = [i - same for i in locked if same <= i < len(text) - last]
+    kept = _aligned(text[same : len(text) - last], target[same : len(target) - last], inner)
+    before = [(i, i) for i in range(same)]
+    after = [(len(text) - i, len(target) - i) for i in range(last, 0, -1)]
+    return [*before, *((i + same, j + same) for i, j in kept), *after]
+
+
+def _aligned(text: Sequence[int], target: Sequence[int], locked: Collection[int]) -> list[tuple[int, int]]:
+    """`_fewest_edits` of texts with nothing in common at either end."""
+    here, there = np.array(text, np.int64), np.array(target, np.int64)
+    fixed = np.zeros(len(here), np.bool_)
     fixed[list(locked)] = True
-    pair = torch.where(fixed, _NEVER, torch.where(here == SLOT, _FILL, _EDIT)).tolist()
-    drop = torch.where(fixed, _NEVER, torch.where(here == SLOT, _DROP, _EDIT)).tolist()
-    ramp = _EDIT * torch.arange(len(there) + 1)
-    never = torch.full_like(ramp, _NEVER)
-    keep, gap = never.clone(), ramp + _GAP
-    keep[0], gap[0] = 0, _NEVER
-    keeps, inside = [keep], [gap]
+    pair = np.where(fixed, _NEVER, np.where(here == SLOT, _FILL, _EDIT))
+    drop = np.where(fixed, _NEVER, np.where(here == SLOT, _DROP, _EDIT))
+    ramp = _EDIT * np.arange(len(there) + 1)
+    keeps = np.full((len(here) + 1, len(there) + 1), _NEVER)
+    inside = np.empty_like(keeps)
+    keeps[0, 0], inside[0] = 0, ramp + _GAP
+    inside[0, 0] = _NEVER
     for i in range(len(here)):
-        enter, keep = torch.minimum(gap, keep + _GAP), never.clone()
-        keep[1:] = torch.where(there == here[i], torch.minimum(keeps[-1], gap)[:-1], _NEVER)
-        gap = enter + drop[i]
-        gap[1:] = torch.minimum(gap[1:], enter[:-1] + pair[i])
-        runs = (torch.minimum(gap, keep + _GAP) - ramp).cummin(0).values + ramp  # insertions cost the same everywhere
-        gap[1:] = torch.minimum(gap[1:], runs[:-1] + _EDIT)
-        keeps.append(keep)
-        inside.append(gap)
-    kept_cost, gap_cost = torch.stack(keeps).tolist(), torch.stack(inside).tolist()
+        enter = np.minimum(inside[i], keeps[i] + _GAP)
+        keep, gap = keeps[i + 1], inside[i + 1]
+        keep[1:] = np.where(there == here[i], np.minimum(keeps[i], inside[i])[:-1], _NEVER)
+        gap[:] = enter + drop[i]
+        np.minimum(gap[1:], enter[:-1] + pair[i], out=gap[1:])
+        runs = np.minimum.accumulate(np.minimum(gap, keep + _GAP) - ramp) + ramp  # insertions cost the same everywhere
+        np.minimum(gap[1:], runs[:-1] + _EDIT, out=gap[1:])
+    kept_cost, gap_cost, pair, drop = keeps.tolist(), inside.tolist(), pair.tolist(), drop.tolist()
     i, j = len(text), len(target)
     if min(kept_cost[i][j], gap_cost[i][j]) >= _NEVER:
         raise ValueError(f"the {len(locked)} locked tokens do not all occur in the target in order")

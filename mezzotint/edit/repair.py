@@ -16,16 +16,25 @@ from torch import Tensor
 
 from mezzotint.edit.hunks import Edit
 from mezzotint.edit.locks import Locks
+from mezzotint.edit.passages import start_id
 from mezzotint.edit.source import Change, Source
 from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.shapes import Tokens, Where
 
 
-def doubts(denoiser: Denoiser, tokens: Tokens, valid: Where, banned: Sequence[int]) -> tuple[Tensor, Tokens, Tensor]:
-    """One call: doubt of each token, the likeliest token, and its probability: `[B, L]` each. valid False: padding."""
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-    cache = denoiser.new_cache(*tokens.shape)
+def doubts(
+    denoiser: Denoiser, tokens: Tokens, valid: Where, banned: Sequence[int], before: Sequence[int] = ()
+) -> tuple[Tensor, Tokens, Tensor]:
+    """One call: doubt of each token, the likeliest token, and its probability: `[B, L]` each. valid False: padding.
+
+    before: ids that every row stands behind; a shifted checkpoint needs one at least.
+    """
+    rows, length = tokens.shape
+    positions = len(before) + torch.arange(length).expand_as(tokens)
+    cache = denoiser.new_cache(rows, len(before) + length)
+    if before:
+        denoiser.read(torch.tensor([before]).expand(rows, -1), torch.full((rows,), len(before)), cache)
     logits = denoiser.denoise(tokens, positions, valid, cache).to(torch.float64)
     logits[..., list(banned)] = -torch.inf
     probs = logits.softmax(-1)
@@ -35,7 +44,7 @@ def doubts(denoiser: Denoiser, tokens: Tokens, valid: Where, banned: Sequence[in
 
 def repair_tokens(
     denoiser: Denoiser, tokens: Tokens, valid: Where, editable: Where, banned: Sequence[int],
-    threshold: float = 0.9, max_steps: int = 8,
+    threshold: float = 0.9, max_steps: int = 8, before: Sequence[int] = (),
 ) -> tuple[Tokens, Tensor, Tensor]:  # fmt: skip
     """Overwrite until nothing changes: tokens `[B, L]`, confidence of each overwritten place (else nan), calls a row `[B]`.
 
@@ -46,7 +55,7 @@ def repair_tokens(
     calls = torch.zeros(len(tokens), dtype=torch.int64)
     running = torch.ones(len(tokens), dtype=torch.bool)
     for _ in range(max_steps):
-        _, best, p = doubts(denoiser, tokens, valid, banned)
+        _, best, p = doubts(denoiser, tokens, valid, banned, before)
         calls += running
         wants = (best != tokens) & (p > threshold) & editable & valid & running[:, None]
         score = torch.where(wants, p, -1.0)
@@ -79,15 +88,16 @@ def repair(
         )
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
-    tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length
+    tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length - engine.denoiser.shift
     source = Source.of(text, Locks.of(text, locks), tokenizer)
     if not 1 <= len(source) <= limit:
         raise ValueError(f"the text has {len(source)} tokens; this model reads 1 to {limit} at a time")
     tokens, valid = torch.tensor([source.ids]), torch.ones(1, len(source), dtype=torch.bool)
     banned = sorted(tokenizer.specials.values())
+    before = [start_id(engine)] if engine.denoiser.shift else []
     with torch.inference_mode():
         fixed, sure, calls = repair_tokens(
-            engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps
+            engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps, before
         )
     places = (fixed != tokens)[0].nonzero()[:, 0].tolist()
     changes = [Change(i, i + 1, [int(fixed[0, i])], float(sure[0, i])) for i in places]

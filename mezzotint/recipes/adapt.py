@@ -41,10 +41,11 @@ from mezzotint.train.trainer import Optimizer, Progress, Recipe, Trainer
 
 HELD_OUT = 0.05  # of the sources
 LEVELS = (0.5, 1.0)  # at which held-out text is measured
-TRAINING = 0.7  # of the minutes, the rest is for loading and measuring
+OVERHEAD = 2.0  # minutes of a run for loading and measuring; at least a tenth of them, at most 3 in 10
 CONTINUED = 48  # tokens that a prompt is continued by, to count what drafts are worth
 HEARD = 0.5  # of the rows, where there is self-conditioning (DiffusionGemma)
 SHOWN = 16  # tokens of a prompt that a sample continues
+SHORTEST = 16  # tokens of a piece of running text
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,18 @@ def cpu_smoke() -> Adaptation:
     return Adaptation("cpu-smoke", minutes=7)
 
 
+def cpu(name: str, minutes: float) -> Adaptation:
+    """Two cores, an hour or more: short texts and small batches, since steps are few. Drafts first, repair and edits after."""
+    mixture = {8: 0.3, 16: 0.6, 0: 0.1}
+    stages = (
+        Stage(0.6, mixture, at_one=0.3, keep=0.0), Stage(0.2, mixture | {0: 0.4}, at_one=0.2, errors=0.15),
+        Stage(0.2, mixture | {0: 0.4}, at_one=0.2, errors=0.15, edits=0.4),
+    )  # fmt: skip
+    return Adaptation(
+        name, minutes, length=256, stages=stages, canvas_length=16, warmup=20, decay=0.3, held_out=3000, prompts=8
+    )
+
+
 def gpu(name: str, minutes: float) -> Adaptation:
     """Growing blocks, then a mixture of sizes, then errors to repair, then edits among them; for a folder of examples."""
     mixture = {4: 0.1, 8: 0.2, 16: 0.4, 32: 0.2, 0: 0.1}
@@ -126,6 +139,7 @@ def gpu(name: str, minutes: float) -> Adaptation:
 
 CONFIGURATIONS: dict[str, Callable[[], Adaptation]] = {
     "cpu-smoke": cpu_smoke,
+    "cpu-hour": lambda: cpu("cpu-hour", 60),
     "gpu-30min": lambda: gpu("gpu-30min", 28),
     "gpu-2b": lambda: gpu("gpu-2b", 240),
 }
@@ -151,7 +165,19 @@ def corpus(data: Path | None, tokenizer: Tokenizer, length: int, most: int) -> C
         into = found.held_out if held_out(source, HELD_OUT) else found.train
         ids = tokenizer.encode(text)
         pieces = (ids[begin : begin + length] for begin in range(0, len(ids), length))
-        into.extend(Example([], piece, free=True) for piece in pieces if len(piece) >= 16)
+        into.extend(Example([], piece, free=True) for piece in pieces if len(piece) >= SHORTEST)
+    return found
+
+
+def within(examples: Sequence[Example], length: int) -> list[Example]:
+    """Examples of at most `length` tokens: running text is cut into pieces, others that are longer are left out."""
+    found: list[Example] = []
+    for example in examples:
+        if len(example) <= length:
+            found.append(example)
+        elif example.free and not example.context and example.draft is None:
+            pieces = (example.text[begin : begin + length] for begin in range(0, len(example.text), length))
+            found += [replace(example, text=piece, ends=False) for piece in pieces if len(piece) >= SHORTEST]
     return found
 
 
@@ -264,7 +290,8 @@ def run(
             raise ValueError(
                 f"measuring takes {measuring / 60:.1f} of {minutes:g} minutes twice; give more, or less held-out text"
             )
-        minutes = min(left, TRAINING * minutes)  # mostly the latter, which a resumed run comes to again
+        planned = minutes - min(0.3 * minutes, max(0.1 * minutes, OVERHEAD))  # a resumed run comes to the same
+        minutes = min(left, planned)
     recipe = Recipe(
         settings.name, denoiser.config, minutes, settings.max_steps, settings.seed, bfloat16=settings.bfloat16,
         optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay),

@@ -50,7 +50,7 @@ PROMPTS = ("def is_even(n):", "Write one sentence about the sea.", "The three pr
 
 
 def pack(
-    out: Path, data: Path, base: str = "default", adapter: Path | None = None, configuration: str = "gpu-30min",
+    out: Path, data: Path, base: str = "base", adapter: Path | None = None, configuration: str = "gpu-30min",
     overrides: Sequence[str] = (), part_size: float = 48,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the kit's parts into `out`; -> the manifest. data: a folder of `examples.write_examples`.
@@ -86,7 +86,9 @@ def pack(
 def _copy_code(into: Path) -> None:
     """The package without the weights of the small models that come with it."""
     package = Path(__file__).parents[1]
-    shutil.copytree(package, into, ignore=shutil.ignore_patterns("__pycache__", "tiny", "digits", "*.safetensors"))
+    shutil.copytree(
+        package, into, ignore=shutil.ignore_patterns("__pycache__", "tiny", "digits", "canvas", "*.safetensors")
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -185,7 +187,7 @@ def train(work: Path, minutes: float | None = None, overrides: Sequence[str] = (
 
 def _train(work: Path, minutes: float | None, overrides: Sequence[str]) -> str:
     began = time.perf_counter()
-    from mezzotint.recipes.adapt import Corpus, run
+    from mezzotint.recipes.adapt import Corpus, run, within
     from mezzotint.train.distributed import join
     from mezzotint.train.examples import read_examples
     from mezzotint.train.trainer import Stopped
@@ -194,7 +196,8 @@ def _train(work: Path, minutes: float | None, overrides: Sequence[str]) -> str:
         raise ValueError(f"the run in {work} is at its end; `return` gives what it made")
     settings = _resolved(work, minutes, overrides)
     checkpoint = opened(work)
-    text = Corpus(*read_examples(work / "data", checkpoint.tokenizer, seed=settings.seed))
+    read = read_examples(work / "data", checkpoint.tokenizer, seed=settings.seed)
+    text = Corpus(*(within(some, settings.length) for some in read))
     _say(f"{len(text.train)} examples, {len(text.held_out)} held out")
     with join() as ranks, _limit(work, settings.minutes, began) as reached:
         _note_state(work, state="running", why=f"on {ranks.device}", minutes=settings.minutes)
@@ -404,6 +407,8 @@ def give(work: Path, out: Path, part_size: float = 16) -> dict[str, Any]:
 
     -> the manifest. Raises ValueError when there is nothing yet, OSError.
     """
+    from mezzotint.checkpoints.adapter import adapter_sha256
+
     line = status(work)[0]
     if not (work / "out").exists():
         export(work, work / "unfinished")
@@ -420,20 +425,13 @@ def give(work: Path, out: Path, part_size: float = 16) -> dict[str, Any]:
     return parts.split(folders, out, parts.megabytes(part_size))
 
 
-def adapter_sha256(folder: Path) -> str:
-    """One hash for an adapter's folder: of the names and hashes of the files that decide what it does."""
-    from mezzotint.checkpoints.adapter import FACTS, PEFT_CONFIG, PEFT_TENSORS, TENSORS
-
-    names = [name for name in sorted((FACTS, PEFT_CONFIG, PEFT_TENSORS, TENSORS)) if (folder / name).is_file()]
-    return hashlib.sha256("".join(f"{name} {_sha256(folder / name)}\n" for name in names).encode()).hexdigest()
-
-
-def collect(back: Path, out: Path, base: str = "default") -> str:
+def collect(back: Path, out: Path, base: str = "base") -> str:
     """Install what came back: `out` appears when every part is whole and the adapter loads on its base; -> the adapter's hash.
 
     Raises PartsError, CheckpointError, FileExistsError, OSError; then nothing is left behind.
     """
     import mezzotint as mz
+    from mezzotint.checkpoints.adapter import adapter_sha256
     from mezzotint.checkpoints.files import whole_folder
 
     with whole_folder(out) as part:
@@ -468,7 +466,7 @@ def _parser() -> argparse.ArgumentParser:
     size = "largest part, in MB, millions of bytes (default %(default)s)"
     packing = verb("pack", "Write a kit, in parts.", "out")
     packing.add_argument("--data", type=Path, required=True, help="examples, as `mezzotint data examples` writes them")
-    packing.add_argument("--base", default="default", help="the model that learns")
+    packing.add_argument("--base", default="base", help="the model that learns")
     packing.add_argument("--adapter", type=Path, help="the last adapter, to go on from")
     packing.add_argument("--configuration", default="gpu-30min", help="as in `mezzotint adapt`")
     packing.add_argument("--part-size", type=float, default=48, help=size)
@@ -482,7 +480,7 @@ def _parser() -> argparse.ArgumentParser:
     giving = verb("return", "Write what the run has made, in parts.", "work", "out")
     giving.add_argument("--part-size", type=float, default=16, help=size)
     collecting = verb("collect", "Verify what came back and install it.", "back", "out")
-    collecting.add_argument("--base", default="default", help="the model that it was learnt on")
+    collecting.add_argument("--base", default="base", help="the model that it was learnt on")
     return parser
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mezzotint as mz
 from mezzotint.checkpoints.adapter import read_adapter
@@ -58,6 +59,27 @@ def test_what_is_saved_is_loaded_on_top_and_as_a_whole(saved, tiny, tmp_path):
         memory.save_adapter(tmp_path / "a", denoiser, memory.facts)
     with pytest.raises(ValueError, match="no adapter to save"):
         checkpoint.save_adapter(tmp_path / "a", checkpoint.denoiser(), checkpoint.facts)
+
+
+def test_eight_bits_with_a_scale_a_row(saved, tiny, tmp_path):
+    checkpoint, denoiser, folder = saved
+    small = checkpoint.save_adapter(tmp_path / "q8", denoiser, checkpoint.facts, dtype=torch.int8)
+    assert not (small / "adapter_model.safetensors").exists()
+    sizes = [sum(f.stat().st_size for f in x.glob("*.safetensors")) for x in (small, folder)]
+    assert sizes[0] < sizes[1]  # these matrices are so small that most of a file is its header
+    for name, exact in denoiser.adapter.tensors().items():
+        read = load(tiny[1], adapter=small).denoiser().adapter.tensors()[name]
+        step = exact.abs().amax(-1, keepdim=True) / 127 if exact.dim() == 2 else 0.0
+        assert ((read - exact).abs() <= 0.5001 * step).all(), name
+    file = small / "adapter_model.q8.safetensors"
+    tensors = load_file(file)
+    scale = next(name for name in tensors if name.endswith(".scale"))
+    save_file({name: x for name, x in tensors.items() if name != scale}, file)
+    with pytest.raises(CheckpointError, match="scale"):
+        load(tiny[1], adapter=small)
+    save_file(tensors | {scale: tensors[scale][:-1]}, file)
+    with pytest.raises(CheckpointError, match="shape"):
+        load(tiny[1], adapter=small)
 
 
 def test_self_conditioning_is_saved_and_an_adapter_from_before_it_loads(saved, tiny, tmp_path):

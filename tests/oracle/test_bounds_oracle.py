@@ -11,6 +11,7 @@ from world import World
 from mezzotint.draws import Draws
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.visibility import CLEAN, Places, context_causal
 from mezzotint.noise import Absorbing, Hybrid, NoiseProcess, Schedule, Uniform, gidd
 from mezzotint.objective import (
     by_count,
@@ -437,3 +438,22 @@ def test_bad_calls_are_named():
         by_level(0.5)
     with pytest.raises(ValueError, match="strata is 0"):
         levels(draws, 0)
+
+
+def test_canvases_of_one_are_the_ar_law_where_weights_are_shifted():
+    torch.manual_seed(3)
+    network = Denoiser(ModelConfig(9, 16, 2, 2, 2, 8, 24, 32), shift=1).eval()
+    text = torch.randint(7, (2, 8))
+    editable = torch.arange(8).expand(2, -1) > 0
+    draws = Draws.of([0, 1])
+    bound = likelihood(Absorbing(8, 9), two_stream(network, 1), text, editable, 4, draws, estimator=by_step(1), size=1)
+    with torch.no_grad():
+        logits = network(text[:, :-1], _clean(7), context_causal()).logits.double()
+    logits[..., 8] = -torch.inf
+    exact = -logits.log_softmax(-1).gather(-1, text[:, 1:, None])[..., 0].sum(-1)
+    assert torch.allclose(bound.nats, exact, atol=1e-5)
+
+
+def _clean(length):
+    position = torch.arange(length).expand(2, -1)
+    return Places.of(position, torch.full_like(position, CLEAN))

@@ -125,7 +125,9 @@ def test_minutes_hold_measuring_too(tiny, text, tmp_path):
 
 def test_configurations_can_be_made_and_differ_in_numbers_only():
     made = {name: make() for name, make in CONFIGURATIONS.items()}
-    assert list(made) == ["cpu-smoke", "gpu-30min", "gpu-2b"] and all(s.name == name for name, s in made.items())
+    assert list(made) == ["cpu-smoke", "cpu-hour", "gpu-30min", "gpu-2b"] and all(
+        s.name == name for name, s in made.items()
+    )
     assert made["gpu-2b"] == dataclasses.replace(made["gpu-30min"], name="gpu-2b", minutes=240)
 
 

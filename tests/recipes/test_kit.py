@@ -18,6 +18,7 @@ import torch
 from checkpoints.tiny_checkpoint import write_gguf
 
 import mezzotint as mz
+from mezzotint.checkpoints import adapter
 from mezzotint.recipes import kit, parts
 from mezzotint.recipes.kit import DONE, FAILED, NOT_STARTED, RUNNING, STOPPED
 from mezzotint.train import canvas_loss
@@ -124,7 +125,7 @@ def test_the_whole_way(base, data, tmp_path):
     assert max(p.stat().st_size for p in back.iterdir() if p.suffix != ".json") <= 2e4
     collected = shell(RUNS / "collect.sh", back, out, "--base", base.source)
     assert (
-        collected.stderr == f"adapter {kit.adapter_sha256(out / 'adapter')}\n"
+        collected.stderr == f"adapter {adapter.adapter_sha256(out / 'adapter')}\n"
         and collected.stdout == f"{out / 'adapter'}\n"
     )
     assert {p.name for p in (out / "about").iterdir()} >= {
@@ -289,7 +290,7 @@ def test_what_comes_back_spoilt_is_not_installed(work, base, tmp_path):
 def test_a_hash_that_is_not_the_adapters_is_refused(work, base, tmp_path, monkeypatch):
     kit.train(work)
     with monkeypatch.context() as m:
-        m.setattr(kit, "adapter_sha256", lambda folder: "0" * 64)
+        m.setattr(adapter, "adapter_sha256", lambda folder: "0" * 64)
         kit.give(work, tmp_path / "back")
     with pytest.raises(parts.PartsError, match="SHA-256 is"):
         kit.collect(tmp_path / "back", tmp_path / "out", str(base.source))
