@@ -28,12 +28,12 @@ from mezzotint.eval.task import NO_ANSWER, Item, Rows, Task, Verdict, user
 
 # -- BIG-Bench Extra Hard -------------------------------------------------------------------------------------------
 
-BBEH_SUFFIX = """
-
-Think step by step, and when you are ready to provide the final answer, use the prefix "The answer is:" *without any modification*, \
-and provide the answer directly, with no formatting, no bolding, and no markup. For instance: "The answer is: 42" or "The answer is: \
-yes". If the question is multiple choice with a single correct answer, the final answer must only be the letter corresponding to \
-the correct answer. For example, "The answer is: (a)"."""
+BBEH_SUFFIX = (
+    '\n\nThink step by step, and when you are ready to provide the final answer, use the prefix "The answer is:" *without any '
+    "modification*, and provide the answer directly, with no formatting, no bolding, and no markup. For instance: "
+    '"The answer is: 42" or "The answer is: yes". If the question is multiple choice with a single correct answer, the final '
+    'answer must only be the letter corresponding to the correct answer. For example, "The answer is: (a)".'
+)
 PREFIXES = ("The answer is:", "The final answer is ", "The final answer is: ", "The answer is ")
 
 

@@ -267,7 +267,8 @@ def _bcb(name: str, title: str, kind: str, file: str, rows: int, founding: bool)
 
 def _infill(name: str, rows: int) -> Task:
     return Task(
-        f"infilling-{name}", f"HumanEval-Infilling, {name.replace('-', ' ')}", ((f"humaneval_infilling_{name.replace('-', '_')}",),),
+        f"infilling-{name}", f"HumanEval-Infilling, {name.replace('-', ' ')}",
+        ((f"humaneval_infilling_{name.replace('-', '_')}",),),
         infilling_items, infilling_judge, lambda item: item.gold["canonical_solution"], rows, "openai/human-eval-infilling", 256,
         code=True, reference_plain=True,
     )  # fmt: skip
@@ -287,9 +288,9 @@ TASKS = (
     _bcb("bigcodebench-hard-complete", "BigCodeBench-Hard, Complete", "complete_prompt", "bigcodebench_hard", 148, False),
     _bcb("bigcodebench-hard", "BigCodeBench-Hard, Instruct", "instruct_prompt", "bigcodebench_hard", 148, False),
     Task(
-        "lbpp", "LBPP v2", (("lbpp_python*",), ("python/test*",)), lbpp_items, lbpp_judge, lambda item: _fenced(item.gold["code"]),
-        162, "hub data set CohereLabs/lbpp, python/test.parquet", 1024, "lbpp_v2_schema", code=True, founding=True,
-        published=(56.8, 56.0),
+        "lbpp", "LBPP v2", (("lbpp_python*",), ("python/test*",)), lbpp_items, lbpp_judge,
+        lambda item: _fenced(item.gold["code"]), 162, "hub data set CohereLabs/lbpp, python/test.parquet", 1024, "lbpp_v2_schema",
+        code=True, founding=True, published=(56.8, 56.0),
     ),
     Task(
         "humaneval", "HumanEval", (("humaneval",),), humaneval_items, humaneval_judge, _function, 164, "openai/human-eval", 512,

@@ -24,7 +24,8 @@ KEYS = ("MEZZOTINT_EVAL_KEY", "OPENAI_API_KEY")
 
 @dataclass(frozen=True)
 class Options:
-    """data: the folder of items. fixtures: take hand-made rows where it has none. answers_only: judge nothing that needs a sandbox.
+    """data: the folder of items. fixtures: take hand-made rows where it has none. answers_only: judge nothing that
+    needs a sandbox.
 
     python: what judged code runs on. patience: what its time limits are multiplied by.
     """

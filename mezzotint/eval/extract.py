@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.M | re.S)
 PYTHON = {"python", "py", "python3", ""}
@@ -170,14 +169,13 @@ def aime_integer(value: str) -> int | None:
 
 # the word for "answer" where Global MMLU Lite is written, and the letters that stand for A to D there
 ANSWER_WORDS = (
-    "answer", "antwort", "respuesta", "réponse", "reponse", "risposta", "resposta", "jawaban", "jibu", "ìdáhùn", "idahun",
-    "答案", "答え", "回答", "解答", "정답", "답변", "답", "उत्तर", "উত্তর", "الإجابة", "الجواب", "إجابة", "odpověď", "απάντηση", "תשובה",
-    "پاسخ", "odpowiedź", "răspuns", "ответ", "відповідь", "cevap", "yanıt", "đáp án", "câu trả lời", "svar", "antwoord", "sagot",
-    "පිළිතුර", "సమాధానం", "amsa", "valiny", "azịza", "vastaus", "jawapan", "mhinduro", "aṣayan", "መልስ",
+    "answer", "antwort", "respuesta", "réponse", "risposta", "resposta", "jawaban", "jibu", "ìdáhùn", "idahun", "答案", "答え",
+    "回答", "解答", "정답", "답변", "답", "उत्तर", "উত্তর", "الإجابة", "الجواب", "إجابة", "ateb", "အဖြေ", "përgjigja",
 )  # fmt: skip
 LETTERS = {
-    **{letter: letter for letter in "ABCD"}, **dict(zip("abcd", "ABCD", strict=True)), **dict(zip("ＡＢＣＤ", "ABCD", strict=True)),
-    "أ": "A", "ا": "A", "ب": "B", "ج": "C", "د": "D", "অ": "A", "ব": "B", "ড": "C", "ঢ": "D", "ক": "A", "খ": "B", "গ": "C", "ঘ": "D",
+    **{letter: letter for letter in "ABCD"}, **dict(zip("abcdＡＢＣＤ", "ABCDABCD", strict=True)),
+    "أ": "A", "ا": "A", "ب": "B", "ج": "C", "د": "D", "অ": "A", "ব": "B", "ড": "C", "ঢ": "D",
+    "ক": "A", "খ": "B", "গ": "C", "ঘ": "D",
 }  # fmt: skip
 _LETTER = "[" + "".join(LETTERS) + "]"
 _MARKUP = r"[\s*_$`(\[{（]*(?:\\(?:text|mathrm|boxed)\{)?[\s(]*"
@@ -204,7 +202,7 @@ def letter_fallback(text: str) -> str | None:
     return LETTERS[alone[1]] if alone else None
 
 
-REFUSALS = ("i'm sorry, but i can't", "i cannot assist", "i can't assist", "i'm unable to help", "i can’t help with")
+REFUSALS = ("i'm sorry, but i can't", "i cannot assist", "i can't assist", "i'm unable to help", "i can't help with")
 
 
 def refuses(text: str) -> bool:

@@ -3,9 +3,10 @@
 official   answer and tests in one process, so that figures match published ones
 strict     the tests in one sandbox, the answer in another; only plain values pass between them
 
-A verdict comes over a descriptor of the harness's own, with a random marker; exit status and output decide nothing. BigCodeBench's tests
-look into the answer's module, so `strict` keeps them in one process there, counts the tests that ran, and refuses an answer
-that reaches for the interpreter's insides (`screen`): it may then also refuse an honest one, and the verdict's note says so.
+A verdict comes over a descriptor of the harness's own, with a random marker; exit status and output decide nothing.
+BigCodeBench's tests look into the answer's module, so `strict` keeps them in one process there, counts the tests that
+ran, and refuses an answer that reaches for the interpreter's insides (`screen`): it may then also refuse an honest one, and the
+verdict's note says so.
 """
 
 from __future__ import annotations
@@ -26,21 +27,12 @@ from mezzotint.eval.task import Verdict
 
 GRADING = ("official", "strict")
 FORBIDDEN_MODULES = {
-    "unittest",
-    "inspect",
-    "gc",
-    "ctypes",
-    "_ctypes",
-    "builtins",
-    "importlib",
-    "atexit",
-    "code",
-    "runpy",
-}
+    "unittest", "inspect", "gc", "ctypes", "_ctypes", "builtins", "importlib", "atexit", "code", "runpy",
+}  # fmt: skip
 FORBIDDEN_NAMES = {
     "_getframe", "_exit", "f_back", "f_globals", "f_locals", "gi_frame", "tb_frame", "settrace", "setprofile", "__subclasses__",
-    "__globals__", "__code__", "__closure__", "__builtins__", "__import__", "__eq__", "__ne__", "__instancecheck__", "__getattribute__",
-    "modules", "addaudithook", "_getAssertEqualityFunc", "exec", "eval", "compile", "breakpoint",
+    "__globals__", "__code__", "__closure__", "__builtins__", "__import__", "__eq__", "__ne__", "__instancecheck__",
+    "__getattribute__", "modules", "addaudithook", "_getAssertEqualityFunc", "exec", "eval", "compile", "breakpoint",
 }  # fmt: skip
 
 
@@ -144,17 +136,9 @@ class Judge:
         started: list[subprocess.Popen[bytes]] = []
         try:
             started.append(box.start("answer", {"job.json": loaded}, limits, asked_out, said_in))
-            started.append(
-                box.start(
-                    "tester",
-                    {"job.json": json.dumps(job).encode()},
-                    limits,
-                    subprocess.DEVNULL,
-                    subprocess.DEVNULL,
-                    [verdict_in, asked_in, said_out],
-                    [str(verdict_in), str(asked_in), str(said_out)],
-                )  # fmt: skip
-            )
+            theirs = [verdict_in, asked_in, said_out]
+            files, null = {"job.json": json.dumps(job).encode()}, subprocess.DEVNULL
+            started.append(box.start("tester", files, limits, null, null, theirs, list(map(str, theirs))))
             for fd in (asked_out, asked_in, said_out, said_in, verdict_in):
                 os.close(fd)
             streams = {verdict_out: "verdict"}
@@ -165,7 +149,11 @@ class Judge:
         finally:
             killed = [end(process, 1.0 * (process is started[-1])) for process in started]
             os.close(verdict_out)
-        if how == "ended" and (killed[-1] or read["errors 1"].startswith(b"bwrap:")) and not read["verdict"]:
+        if (
+            how == "ended"
+            and (killed[-1] or any(v.startswith(b"bwrap:") for v in read.values()))
+            and not read["verdict"]
+        ):
             how = "killed"
         return _verdict(_first(read["verdict"]), how, marker)
 

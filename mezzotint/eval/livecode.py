@@ -1,6 +1,7 @@
 """LiveCodeBench: contest problems; programs for standard input, or methods that are called. All tests must pass.
 
-Two windows: the 175 rows that version 6 added (`test6.jsonl`), and all 1,055 of release 6 (`test.jsonl`, `test2.jsonl` ... `test6.jsonl`).
+Two windows: the 175 rows that version 6 added (`test6.jsonl`), and all 1,055 of release 6 (`test.jsonl`,
+`test2.jsonl` ... `test6.jsonl`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from mezzotint.eval.task import NO_ANSWER, Item, Rows, Task, Verdict, user
 
 SECONDS = 6.0  # for one test
 SYSTEM = (
-    "You are an expert Python programmer. You will be given a question (problem specification) and will generate a correct Python "
-    "program that matches the specification and passes all tests."
+    "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
+    "correct Python program that matches the specification and passes all tests."
 )
-WITH_STARTER = "You will use the following starter code to write the solution to the problem and enclose your code within delimiters."
+WITH_STARTER = (
+    "You will use the following starter code to write the solution to the problem and enclose your code within "
+    "delimiters."
+)
 WITHOUT = (
-    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample inputs). Enclose "
-    "your code within delimiters as follows. Ensure that when the python program runs, it reads the inputs, runs the algorithm and "
-    "writes output to STDOUT."
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample "
+    "inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it reads the "
+    "inputs, runs the algorithm and writes output to STDOUT."
 )
 PRELUDE = """\
 from string import *
@@ -43,7 +47,8 @@ from sys import *
 from json import *
 from builtins import *
 from typing import *
-import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools, operator, io, sys, json
+import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics
+import itertools, functools, operator, io, sys, json
 sys.setrecursionlimit(50000)
 """
 CALLS = """\

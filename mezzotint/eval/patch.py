@@ -1,11 +1,12 @@
 """SWE-bench Verified, single turn: an issue and the files that the true patch edits; the answer is a patch.
 
-swebench          the tests decide. Rows that carry their repository's files are judged here; for the others predictions are written
+swebench          the tests decide. Rows that carry their repository's files are judged here; for the others
+predictions are written
                   for the swebench package, whose containers hold what their tests need.
 swebench-format   does the patch apply? A figure about form, never to be called a SWE-bench score.
 
-Where the files come from: the row (`files_at_base`), the `text` of SWE-bench_oracle, clones in the data folder (repos/OWNER__NAME, read at
-base_commit); else windows of the true patch's own context, which give the place away.
+Where the files come from: the row (`files_at_base`), the `text` of SWE-bench_oracle, clones in the data folder
+(repos/OWNER__NAME, read at base_commit); else windows of the true patch's own context, which give the place away.
 """
 
 from __future__ import annotations
@@ -145,11 +146,12 @@ WHERE = "hub data set SWE-bench/SWE-bench_Verified as swebench_verified.jsonl or
 
 TASKS = (
     Task(
-        "swebench", "SWE-bench Verified, single turn", (("swebench_verified",),), items, judge_tests, _reference, 500, WHERE, 2048,
-        "swebench_oracle_schema", code=True, founding=True, published=(22.9, 28.5), note="needs the swebench package's containers",
+        "swebench", "SWE-bench Verified, single turn", (("swebench_verified",),), items, judge_tests, _reference, 500,
+        WHERE, 2048, "swebench_oracle_schema", code=True, founding=True, published=(22.9, 28.5),
+        note="needs the swebench package's containers",
     ),
     Task(
-        "swebench-format", "SWE-bench Verified: patches that apply", (("swebench_verified",), ("swebench_verified_partial",)), items,
-        judge_format, _reference, 500, WHERE, 2048, code=True, note="not a SWE-bench score; places are given away",
+        "swebench-format", "SWE-bench Verified: patches that apply", (("swebench_verified",), ("swebench_verified_partial",)),
+        items, judge_format, _reference, 500, WHERE, 2048, code=True, note="not a SWE-bench score; places are given away",
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Stores as one page, in Markdown and in HTML with plots: scores beside the published ones, what they cost, how systems differ.
 
-A score stands with its standard error and its number of items; a fixture is never a score. Published figures are others' words: they are
+A score stands with its standard error and its number of items; a fixture is never a score. Published figures are
+others' words: they are
 reference columns and lines, measured on other machines by other rules where their authors do not say which.
 """
 
@@ -166,8 +167,8 @@ def sections(results: Sequence[SystemResult]) -> list[tuple[str, str, Table | No
     words = "Points, with the standard error over items. Published columns: pass@1, as their authors give them."
     words += f" Not run: {', '.join(missing)}." if missing else ""
     cost = (
-        "One call is one forward pass for one row, prefill excluded. Truncated answers, prompts over the context among them, count as "
-        "failures. An infra_error counts as a failure too, and is asked again by the same command."
+        "One call is one forward pass for one row, prefill excluded. Truncated answers, prompts over the context among "
+        "them, count as failures. An infra_error counts as a failure too, and is asked again by the same command."
     )
     told = [
         ("Scores", words, score_table(results)), ("Other averages", "", other_averages(results)),
@@ -290,12 +291,14 @@ def steps(results: Sequence[SystemResult]) -> str:
     for tick in (0.0, 0.5, 1.0):
         y = height - 34 - tick / top * (height - 60)
         out.append(
-            f'<line x1="50" x2="{wide - 20}" y1="{y:.0f}" y2="{y:.0f}" stroke="#8883"/><text x="20" y="{y + 4:.0f}">{tick:g}</text>'
+            f'<line x1="50" x2="{wide - 20}" y1="{y:.0f}" y2="{y:.0f}" stroke="#8883"/>'
+            f'<text x="20" y="{y + 4:.0f}">{tick:g}</text>'
         )
     for index, x, y, title in dots:
         h, v = 50 + x * (wide - 70), height - 34 - y / top * (height - 60)
         out.append(
-            f'<circle cx="{h:.1f}" cy="{v:.1f}" r="4" fill="{COLOURS[index % len(COLOURS)]}"><title>{html.escape(title)}</title></circle>'
+            f'<circle cx="{h:.1f}" cy="{v:.1f}" r="4" fill="{COLOURS[index % len(COLOURS)]}">'
+            f"<title>{html.escape(title)}</title></circle>"
         )
     return "".join(out) + "</svg>"
 

@@ -27,7 +27,9 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """items: how many of a benchmark, None for all. samples: answers an item. seed: draws the items. max_tokens: None for the task's own."""
+    """items: how many of a benchmark, None for all. samples: answers an item. seed: draws the items. max_tokens:
+    None for the task's own.
+    """
 
     items: int | None = None
     samples: int = 1
@@ -72,7 +74,8 @@ def verdict(task: Task, item: Item, answer: Answer, judge: Judge) -> Judged:
     if answer.reason not in ("error", "context"):
         given = task.judge(item, without_reasoning(answer.text), answer.plain, judge)
     return Judged(
-        *answer.key, answer.sha256, judge.grading if task.code else "value", SCORER, judge.isolation if task.code else "none needed",
+        *answer.key, answer.sha256, judge.grading if task.code else "value", SCORER,
+        judge.isolation if task.code else "none needed",
         final_state(answer, given), given.score, given.note,
     )  # fmt: skip
 

@@ -33,9 +33,10 @@ PACKAGE = "mezzotint/eval/inside"
 BEGIN = f"import sys; sys.path.insert(0, {HOME!r}); from mezzotint.eval.inside.{{name}} import main; main(sys.argv[1:])"
 STARTING = 2.0  # seconds that bwrap and the interpreter may take before the clock of a run counts
 REMEDY = """\
-install it (apt-get install bubblewrap) and let it make user namespaces. On Ubuntu 23.10 and later that takes an AppArmor profile for \
-/usr/bin/bwrap with `userns,`; in Docker, --security-opt seccomp=unconfined --security-opt apparmor=unconfined. Answers already in the \
-store are kept: the same command judges them where the sandbox works"""
+install it (apt-get install bubblewrap) and let it make user namespaces. On Ubuntu 23.10 and later that takes an
+AppArmor profile for \
+/usr/bin/bwrap with `userns,`; in Docker, --security-opt seccomp=unconfined --security-opt apparmor=unconfined.
+Answers already in the \ store are kept: the same command judges them where the sandbox works"""
 
 
 class NoIsolation(RuntimeError):
@@ -56,7 +57,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """how: ended, timeout, flooded, or killed (the sandbox itself was, or did not start). output: what it wrote to standard output, verdict: to the verdict's descriptor."""
+    """how: ended, timeout, flooded, or killed (the sandbox itself was, or did not start). output: what it wrote to
+    standard output, verdict: to the verdict's descriptor.
+    """
 
     how: str
     code: int | None
@@ -131,7 +134,8 @@ class Sandbox:
             str(self.bwrap), "--unshare-all", "--unshare-user", "--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY),
             "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox",
             "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev",
-            "--size", str(limits.scratch), "--tmpfs", "/tmp", "--size", str(64 << 20), "--tmpfs", HOME, "--chdir", "/tmp", "--clearenv",
+            "--size", str(limits.scratch), "--tmpfs", "/tmp", "--size", str(64 << 20), "--tmpfs", HOME, "--chdir", "/tmp",
+            "--clearenv",
         ]  # fmt: skip
         for name in ("bin", "sbin", "lib", "lib32", "lib64"):
             if Path("/", name).is_symlink():
@@ -172,8 +176,8 @@ class Sandbox:
         as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         try:
             return subprocess.Popen(
-                self._command(limits, fds, filter_fd, argv), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, pass_fds=inherited,
-                env={}, cwd="/", **as_nobody,
+                self._command(limits, fds, filter_fd, argv), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
+                pass_fds=inherited, env={}, cwd="/", **as_nobody,
             )  # fmt: skip
         finally:
             for fd in [*fds.values(), *([] if filter_fd is None else [filter_fd])]:

@@ -1,6 +1,7 @@
 """From stored verdicts to figures: scores with standard errors, differences between systems item by item.
 
-score            mean over items of the mean over an item's samples; its standard error is that of items (samples of one are no items)
+score            mean over items of the mean over an item's samples; its standard error is that of items (samples of
+one are no items)
 difference       paired: the same items in both stores, interval by bootstrap over items
 """
 
@@ -83,7 +84,9 @@ class SystemResult:
 
 
 def read_store(folder: str | Path, grading: str | None = None) -> SystemResult:
-    """A store's results; nothing is written. grading: of code, strict where both are there. Raises ValueError for a folder without."""
+    """A store's results; nothing is written. grading: of code, strict where both are there. Raises ValueError for a
+    folder without.
+    """
     folder = Path(folder)
     system = read_json(folder / "run.json")
     if system is None:
@@ -121,7 +124,8 @@ def _result(
         {item: place[0] for item, place in places.items()}, {item: place[1] for item, place in places.items()},
         Counter(j.state for j in verdicts.values()), max(map(len, scores.values())), sum(a.reason == "context" for a in used),
         sum(calls) if calls else None, sum(positions) if positions else None, sum(a.tokens for a in used),
-        math.fsum(a.seconds / a.batch for a in used), Counter(j.note for j in verdicts.values() if j.state != "correct" and j.note),
+        math.fsum(a.seconds / a.batch for a in used), 
+        Counter(j.note for j in verdicts.values() if j.state != "correct" and j.note),
     )  # fmt: skip
 
 
@@ -147,7 +151,8 @@ def difference(first: TaskResult, second: TaskResult) -> Difference | None:
         return None
     low, high = bootstrap(values)
     return Difference(
-        first.name, len(values), math.fsum(values) / len(values), low, high, sum(v > 0 for v in values), sum(v < 0 for v in values)
+        first.name, len(values), math.fsum(values) / len(values), low, high,
+        sum(v > 0 for v in values), sum(v < 0 for v in values),
     )  # fmt: skip
 
 

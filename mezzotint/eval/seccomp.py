@@ -3,7 +3,8 @@
     load arch -> x86-64 or aarch64, else kill           load number -> denied: EPERM; clone3: ENOSYS (libc falls back to clone)
     clone with namespace flags: EPERM                   socket, socketpair of a family other than unix: EPERM
 
-Denied: tracing and reading other processes, BPF, perf, userfaultfd, io_uring, keys, mounts, namespaces, kexec, modules, file handles,
+Denied: tracing and reading other processes, BPF, perf, userfaultfd, io_uring, keys, mounts, namespaces, kexec,
+modules, file handles,
 personalities. `program()` is what bwrap reads from its --seccomp descriptor: an array of `struct sock_filter`.
 """
 

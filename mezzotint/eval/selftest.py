@@ -1,6 +1,7 @@
 """Does the harness judge rightly? Every reference answer goes the way of a model's answer, and must come out correct.
 
-    reference -> the text a perfect model gives -> extraction -> sandbox -> verdict        HumanEvalFix: its buggy functions must all fail
+    reference -> the text a perfect model gives -> extraction -> sandbox -> verdict        HumanEvalFix: its buggy
+    functions must all fail
 
 EXPECTED are the counts of a whole file, by grading. Those that are not all are explained beside them.
 """

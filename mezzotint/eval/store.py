@@ -130,8 +130,8 @@ class Store:
             )
         if known and known["max_tokens"] != about["max_tokens"]:
             raise ValueError(
-                f"{task} in {self.folder} was begun with at most {known['max_tokens']} tokens an answer, now {about['max_tokens']} are "
-                "wanted; give the same --max-tokens, or another --out"
+                f"{task} in {self.folder} was begun with at most {known['max_tokens']} tokens an answer, now "
+                f"{about['max_tokens']} are wanted; give the same --max-tokens, or another --out"
             )
         self._write(f"{task}.json", dict(about))
 

@@ -2,7 +2,8 @@
 
     items -> prompts (chat template, or the plain prompt for a model without one) -> Answers, each with calls and seconds
 
-A prompt that leaves no room in the context is not asked: reason "context". One that leaves less room than `max_tokens` gets what there is.
+A prompt that leaves no room in the context is not asked: reason "context". One that leaves less room than
+`max_tokens` gets what there is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """The answer's side of strict grading: loads it, and calls its functions for a tester in another sandbox.
 
-stdin: {"call": "f" or "Solution().f", "args", "kwargs"} a line     stdout: {"ready"} or {"failed"}, then {"ok", "args"} or {"raised"}
+stdin: {"call": "f" or "Solution().f", "args", "kwargs"} a line     stdout: {"ready"} or {"failed"}, then {"ok",
+"args"} or {"raised"}
 
-Nothing that would help a cheat is in this process: no test, no expected value, no marker. What it can forge are its own return values.
-`args` come back because a function may change a list that it was given. A value that is not plain stays here; the tester gets a number.
+Nothing that would help a cheat is in this process: no test, no expected value, no marker. What it can forge are its
+own return values.
+`args` come back because a function may change a list that it was given. A value that is not plain stays here; the
+tester gets a number.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None, depth: int = 0)
 
 
 def decode(sent: Any, kept: Callable[[int, str], Any]) -> Any:
-    """The value again; `kept` stands for what was no plain value. Raises ValueError, TypeError, KeyError for what is malformed."""
+    """The value again; `kept` stands for what was no plain value. Raises ValueError, TypeError, KeyError for what is
+    malformed.
+    """
     if not isinstance(sent, dict):
         if isinstance(sent, list | float):
             raise ValueError("untagged value")

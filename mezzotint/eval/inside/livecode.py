@@ -1,7 +1,7 @@
 """LiveCodeBench, as its authors run it: programs for standard input become one function, called with a stand-in for stdin.
 
-job: {"code", "inputs", "outputs", "seconds", "marker"}. An `if __name__ == "__main__"` block is unwrapped, all that is no import becomes
-the function's body. The first output that differs ends it; each test has an alarm.
+job: {"code", "inputs", "outputs", "seconds", "marker"}. An `if __name__ == "__main__"` block is unwrapped, all that
+is no import becomes the function's body. The first output that differs ends it; each test has an alarm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One program, answer and tests together, as the authors' harnesses run it: no exception means that it passes.
 
-job: {"program", "marker"}. The marker is needed for a verdict, so ending early is no pass; a program that searches its own process for it
-finds it. That is what `strict` is for.
+job: {"program", "marker"}. The marker is needed for a verdict, so ending early is no pass; a program that searches
+its own process for it finds it. That is what `strict` is for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The tests' side of strict grading: runs trusted tests, whose calls of the answer's functions go to another sandbox.
 
-job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from the benchmark.
-A name that the tests use and nobody defines is asked of the answer. A value that is not plain is a `Kept`: it can be handed back to
-the answer, but not be compared, looked into or taken as true.
+job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from
+the benchmark.
+A name that the tests use and nobody defines is asked of the answer. A value that is not plain is a `Kept`: it can be
+handed back to the answer, but not be compared, looked into or taken as true.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """BigCodeBench: answer and unittest class TestCases in one module, as its authors run it; every test must run and none may fail.
 
-job: {"code", "test", "tests", "marker"}, `tests` being the names of the tests that must run: an answer that patches the loader runs fewer.
+job: {"code", "test", "tests", "marker"}, `tests` being the names of the tests that must run: an answer that patches
+the loader runs fewer.
 What unittest consists of is noted before the answer is loaded; when it is no longer the same, the answer has patched it.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from mezzotint.eval.inside.common import begin, say
 
 CLASSES = (
-    unittest.TestCase, unittest.TestLoader, unittest.TestResult, unittest.TestSuite, unittest.case._Outcome, unittest.BaseTestSuite,  # type: ignore[attr-defined]
+    unittest.TestCase, unittest.TestLoader, unittest.TestResult, unittest.TestSuite, unittest.BaseTestSuite,
 )  # fmt: skip
 
 
