@@ -26,8 +26,11 @@ class Broken(BaseException):
 class Kept:
     """Something of the answer's that is no plain value."""
 
+    __slots__ = ("_kind", "_number")
+
     def __init__(self, number: int, kind: str) -> None:
-        self._number, self._kind = number, kind
+        object.__setattr__(self, "_number", number)
+        object.__setattr__(self, "_kind", kind)
 
     def _refuse(self, *_: object) -> Any:
         raise Broken(f"a {self._kind} is no plain value")
@@ -35,7 +38,7 @@ class Kept:
     __eq__ = __ne__ = __bool__ = __len__ = __iter__ = __getitem__ = __getattr__ = __lt__ = __gt__ = __le__ = __ge__ = (
         _refuse
     )
-    __hash__ = __contains__ = __float__ = __int__ = __index__ = __call__ = __sub__ = __add__ = __rsub__ = _refuse
+    __hash__ = __contains__ = __float__ = __int__ = __index__ = __call__ = __sub__ = __add__ = __rsub__ = __setattr__ = _refuse
 
 
 class Answer:
