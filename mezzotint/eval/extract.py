@@ -177,18 +177,24 @@ LETTERS = {
     "أ": "A", "ا": "A", "ب": "B", "ج": "C", "د": "D", "অ": "A", "ব": "B", "ড": "C", "ঢ": "D",
     "ক": "A", "খ": "B", "গ": "C", "ঘ": "D",
 }  # fmt: skip
-_LETTER = "[" + "".join(LETTERS) + "]"
+_LATIN, _OTHER = (
+    "A-Da-dＡ-Ｄ",
+    "".join(letter for letter in LETTERS if not letter.isascii() and letter not in "ＡＢＣＤ"),
+)
+_LETTER = f"[{_LATIN}{_OTHER}]"
 _MARKUP = r"[\s*_$`(\[{（]*(?:\\(?:text|mathrm|boxed)\{)?[\s(]*"
 ANSWER_EN = re.compile(r"answer\**\s*:\**\s*\$?\(?([A-D])\b", re.I)
 ANSWER_ANY = re.compile(
-    rf"(?:{'|'.join(map(re.escape, ANSWER_WORDS))})\**\s*(?:[:：]|是|は|为|is)\**{_MARKUP}({_LETTER})(?!\w)", re.I
+    rf"(?:{'|'.join(map(re.escape, ANSWER_WORDS))})\**\s*(?:[:：]|是|は|为)\**{_MARKUP}"
+    rf"(?:([{_LATIN}])(?![A-Za-z0-9])|([{_OTHER}])(?!\w))",
+    re.I,
 )
 
 
 def letters_said(text: str, languages: bool = False) -> list[str]:
     """Every letter that follows the word for "answer" and a colon, in order, as A to D."""
-    pattern = ANSWER_ANY if languages else ANSWER_EN
-    return [LETTERS[found.upper() if found.upper() in LETTERS else found] for found in pattern.findall(text)]
+    found = [one or other for one, other in ANSWER_ANY.findall(text)] if languages else ANSWER_EN.findall(text)
+    return [LETTERS[letter.upper()] for letter in found]
 
 
 def letter_fallback(text: str) -> str | None:
@@ -199,7 +205,7 @@ def letter_fallback(text: str) -> str | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     alone = re.fullmatch(rf"[*_(（]*({_LETTER})[)）.*_:]*", lines[-1]) if lines else None
     alone = alone or (re.search(r"\(([A-D])\)[\s.*]*$", lines[-1]) if lines else None)
-    return LETTERS[alone[1]] if alone else None
+    return LETTERS[alone[1].upper()] if alone else None
 
 
 REFUSALS = ("i'm sorry, but i can't", "i cannot assist", "i can't assist", "i'm unable to help", "i can't help with")

@@ -74,7 +74,8 @@ def test_what_is_no_aime_answer():
     [
         ("The answer is: (A)", "a", True), ("The answer is: a", "(a)", True), ("The answer is: 25.0", "25", True),
         ("The answer is: **25**\nbecause", "25", True), ("So the answer is 5, I think", "5", False), ("25", "25", True),
-        ("I say\nThe answer is: 25", "25", True), ("nan", "nan", True), ("The answer is: NAN.", "nan", True), ("0nan", "nan", False),
+        ("I say\nThe answer is: 25", "25", True), ("nan", "nan", True),
+        ("The answer is: NAN.", "nan", True), ("0nan", "nan", False),
         ("The final answer is: $\\boxed{\\text{yes}}$.", "yes", True), ("The answer is: a, b", "a,b", True),
         ("The answer is: [1, 2]", "1, 2", True), ("The answer is: don't", "dont", True), ("The answer is: who?", "who", True),
         ("The answer is: (B)", "(A)", False), ("The answer is yes. The answer is: no", "no", True),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -174,7 +175,8 @@ def test_killed_runs_lose_nothing(tmp_path, count):
 class Server(http.server.BaseHTTPRequestHandler):
     """Answers right, and otherwise as `script` says: a status, "cut" for a body that ends early, "filter", "nonsense"."""
 
-    script, keys = list(), set()
+    script: ClassVar = []
+    keys: ClassVar = set()
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

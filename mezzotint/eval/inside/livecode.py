@@ -37,6 +37,38 @@ def wrapped(code: str) -> str:
     return ast.unparse(ast.fix_missing_locations(ast.Module([*imports, function], [])))
 
 
+class Bytes:
+    """The stand-in's `buffer`: reads all, and the first line again and again."""
+
+    def __init__(self, text: str) -> None:
+        self.data = text.encode()
+
+    def read(self, *_: Any) -> bytes:
+        return self.data
+
+    def readline(self, *_: Any) -> bytes:
+        return self.data.split(b"\n")[0] + b"\n"
+
+
+class StandIn:
+    """Standard input as the authors' harness has it: lines without their ends, no iteration."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.lines, self.buffer, self.file = text, iter(text.split("\n")), Bytes(text), io.StringIO(text)
+
+    def read(self, *_: Any) -> str:
+        return self.text
+
+    def readline(self, *_: Any) -> str:
+        return next(self.lines)
+
+    def readlines(self, *_: Any) -> list[str]:
+        return self.text.split("\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 class Late(BaseException):
     pass
 
@@ -55,9 +87,8 @@ def main(arguments: list[str]) -> None:
         exec(compile(job["prelude"] + wrapped(job["code"]), "answer", "exec"), module.__dict__)
         for number, (text, want) in enumerate(zip(job["inputs"], job["outputs"], strict=True)):
             printed = io.StringIO()
-            stdin = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
             signal.setitimer(signal.ITIMER_REAL, job["seconds"])
-            sys.stdin, before = stdin, sys.stdin
+            sys.stdin, before = StandIn(text), sys.stdin  # type: ignore[assignment]
             with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
                 module.__dict__["wrapped_function"]()
             signal.setitimer(signal.ITIMER_REAL, 0)

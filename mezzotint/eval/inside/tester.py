@@ -38,7 +38,9 @@ class Kept:
     __eq__ = __ne__ = __bool__ = __len__ = __iter__ = __getitem__ = __getattr__ = __lt__ = __gt__ = __le__ = __ge__ = (
         _refuse
     )
-    __hash__ = __contains__ = __float__ = __int__ = __index__ = __call__ = __sub__ = __add__ = __rsub__ = __setattr__ = _refuse
+    __hash__ = __contains__ = __float__ = __int__ = __index__ = __call__ = __sub__ = __add__ = __rsub__ = (
+        __setattr__
+    ) = _refuse
 
 
 class Answer:
