@@ -92,9 +92,10 @@ def compare(
         right += other
         if one != other:
             differ.append((kind, item.id, one, text))
-    share = 1 - len(differ) / len(answers)
+    share, seconds = 1 - len(differ) / len(answers), time.perf_counter() - began
+    kinds = len({kind for kind, _, _ in answers})
     print(
-        f"| {name} | {len(answers):,} | {len({k for k, _, _ in answers})} | {right:,} | {len(differ)} | {share:.2%} | {time.perf_counter() - began:.0f} |"
+        f"| {name} | {len(answers):,} | {kinds} | {right:,} | {len(differ)} | {share:.2%} | {seconds:.0f} |", flush=True
     )
     for kind, item_id, one, text in differ:
         print(f"  {name}, {item_id}, {kind}: ours {'right' if one else 'wrong'}; {text[-160:]!r}")

@@ -1207,12 +1207,25 @@ def eval_report(
     out: Annotated[str, typer.Option(help="Where to write: OUT.md and OUT.html.")] = "report",
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Evaluation",
     grading: Annotated[str | None, typer.Option(help="official or strict, where a store has both.")] = None,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Where verified and ar differ, the gap of --model's two likeliest tokens.")
+    ] = False,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    data: DataFolder = None,
 ) -> None:
     """Draw stores as a page: scores beside the published ones, states, calls, differences."""
     from mezzotint.eval.report import write
     from mezzotint.eval.scores import read_store
 
-    for path in write([read_store(store, grading) for store in stores], out, title):
+    results, gap = [read_store(store, grading) for store in stores], None
+    if gaps:
+        from mezzotint.engine.request import Request
+        from mezzotint.eval.command import Options, gap_of
+        from mezzotint.eval.systems import Local
+
+        gap = gap_of(Local(_load(model, adapter)[0], Request("-")), Options(data, fixtures=True))
+    for path in write(results, out, title, gap):
         print(path)
 
 

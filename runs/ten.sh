@@ -31,4 +31,4 @@ for decode in $decoders; do
   $mezzotint eval ten bigcodebench-complete swebench-format bbeh-mini --fixtures --model "$model" ${adapter:+--adapter "$adapter"} --decode "$decode" \
     --items "$items" --max-tokens "$tokens" --out "$store" "$@"
 done
-$mezzotint eval-report "${stores[@]}" --out "$out/report" --title "The ten benchmarks: $model${adapter:+ with $adapter}"
+$mezzotint eval-report "${stores[@]}" --gaps --model "$model" ${adapter:+--adapter "$adapter"} --out "$out/report" --title "The ten benchmarks: $model${adapter:+ with $adapter}"

@@ -14,9 +14,10 @@ from mezzotint.eval.judge import Judge
 from mezzotint.eval.patch import prediction
 from mezzotint.eval.runner import Report, Summary, Wanted, run
 from mezzotint.eval.sandbox import Sandbox
+from mezzotint.eval.scores import Split
 from mezzotint.eval.store import Store
-from mezzotint.eval.systems import System
-from mezzotint.eval.task import STATES, Task
+from mezzotint.eval.systems import Local, System, logit_gap
+from mezzotint.eval.task import STATES, Item, Task
 from mezzotint.eval.tasks import TASKS, chosen, rows_of
 
 KEYS = ("MEZZOTINT_EVAL_KEY", "OPENAI_API_KEY")
@@ -115,6 +116,20 @@ def evaluate(
 def default_folder(about: dict[str, Any]) -> str:
     """evals/MODEL-DECODE."""
     return "evals/" + re.sub(r"[^\w.+-]+", "-", f"{about['model']}-{about['decode']}")
+
+
+def gap_of(local: Local, options: Options) -> Callable[[Split], float]:
+    """How near a tie was, where two stores of one model part."""
+    items: dict[tuple[str, int], dict[str, Item]] = {}
+
+    def gap(split: Split) -> float:
+        key = split.task, split.sample
+        if key not in items:
+            ((task, rows),) = located([split.task], options)
+            items[key] = {item.id: item for item in task.load(rows.rows, split.sample)}
+        return logit_gap(local, items[key][split.item], split.first[: split.at])
+
+    return gap
 
 
 def api_key() -> str | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mezzotint.checkpoints.files import whole_file
-from mezzotint.eval.scores import SystemResult, TaskResult, difference, splits
+from mezzotint.eval.scores import Split, SystemResult, TaskResult, difference, splits
 from mezzotint.eval.task import STATES
 from mezzotint.eval.tasks import ORDER, TASKS
 
@@ -145,8 +145,11 @@ def how_table(results: Sequence[SystemResult]) -> Table:
     return ["benchmark", "data, SHA-256", "prompts, SHA-256", "answers", "judged", "drawn by", "note"], rows
 
 
-def same_text(results: Sequence[SystemResult]) -> list[str]:
-    """Do `verified` stores hold the text of the `ar` store of the same weights?"""
+Gap = Callable[[Split], float]
+
+
+def same_text(results: Sequence[SystemResult], gap: Gap | None = None) -> list[str]:
+    """Do `verified` stores hold the text of the `ar` store of the same weights? gap: between the two likeliest tokens there."""
     lines = []
     for plain in (r for r in results if r.system.get("decode") == "ar"):
         for other in (r for r in results if r.system.get("decode") == "verified"):
@@ -154,14 +157,16 @@ def same_text(results: Sequence[SystemResult]) -> list[str]:
                 continue
             shared, found = splits(plain.folder, other.folder)
             lines.append(f"{other.name} against {plain.name}: {shared} answers in both, {len(found)} differ.")
-            lines += [f"{s.task} {s.item} (sample {s.sample}): first at token {s.at}" for s in found[:50]]
+            for split in found[:50]:
+                tie = f", logit gap {gap(split):.2e}" if gap else ""
+                lines.append(f"{split.task} {split.item} (sample {split.sample}): first at token {split.at}{tie}")
     return lines
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
 
 
-def sections(results: Sequence[SystemResult]) -> list[tuple[str, str, Table | None]]:
+def sections(results: Sequence[SystemResult], gap: Gap | None = None) -> list[tuple[str, str, Table | None]]:
     """(heading, words, table) in order; those without rows are left out."""
     missing = [TASKS[name].title for name in ORDER if name not in _names(results)]
     words = "Points, with the standard error over items. Published columns: pass@1, as their authors give them."
@@ -177,7 +182,7 @@ def sections(results: Sequence[SystemResult]) -> list[tuple[str, str, Table | No
         ("How", "", how_table(results)),
     ]  # fmt: skip
     made: list[tuple[str, str, Table | None]] = [(h, w, t) for h, w, t in told if t[1]]
-    if same := same_text(results):
+    if same := same_text(results, gap):
         made.append(("The same text", "\n".join(f"- {line}" for line in same), None))
     made.append(("Published speeds, for reference", "\n".join(f"- {line}" for line in SPEEDS), None))
     commands = dict.fromkeys(
@@ -188,9 +193,9 @@ def sections(results: Sequence[SystemResult]) -> list[tuple[str, str, Table | No
     return made
 
 
-def markdown(results: Sequence[SystemResult], title: str) -> str:
+def markdown(results: Sequence[SystemResult], title: str, gap: Gap | None = None) -> str:
     out = [f"# {title}", ""]
-    for heading, words, table in sections(results):
+    for heading, words, table in sections(results, gap):
         out += [f"## {heading}", ""]
         out += [words, ""] if words else []
         if table:
@@ -203,13 +208,13 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def page(results: Sequence[SystemResult], title: str) -> str:
+def page(results: Sequence[SystemResult], title: str, gap: Gap | None = None) -> str:
     """HTML that needs nothing from elsewhere."""
     name = html.escape(title)
     out = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style><h1>{name}</h1>'
     ]
-    for number, (heading, words, table) in enumerate(sections(results)):
+    for number, (heading, words, table) in enumerate(sections(results, gap)):
         out.append(f"<h2>{html.escape(heading)}</h2>")
         items = [line[2:] for line in words.split("\n") if line.startswith("- ")]
         if items:
@@ -308,12 +313,12 @@ def _svg(wide: int, height: int) -> str:
     return f'{begin} font-family="system-ui,sans-serif" font-size="12" fill="#555">'
 
 
-def write(results: Sequence[SystemResult], out: str | Path, title: str) -> list[Path]:
+def write(results: Sequence[SystemResult], out: str | Path, title: str, gap: Gap | None = None) -> list[Path]:
     """OUT.md and OUT.html, each whole or not at all. Raises OSError."""
     stem = Path(out).with_suffix("") if Path(out).suffix in (".md", ".html") else Path(out)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + end) for end in (".md", ".html")]
-    for path, text in zip(paths, (markdown(results, title), page(results, title)), strict=True):
+    for path, text in zip(paths, (markdown(results, title, gap), page(results, title, gap)), strict=True):
         with whole_file(path) as file:
             file.write(text.encode())
     return paths

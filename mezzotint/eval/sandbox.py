@@ -168,7 +168,8 @@ class Sandbox:
         """Start a driver with its files; the caller reads, waits and kills. Files never touch this machine's disk."""
         told = json.dumps(asdict(limits)).encode()
         drivers = {f"{PACKAGE}/{part}.py": driver(part) for part in (name, "common")}
-        contents = {**drivers, "limits.json": told, **files}
+        parents = {f"{part}/__init__.py": b"" for part in ("mezzotint", "mezzotint/eval", PACKAGE)}
+        contents = {**parents, **drivers, "limits.json": told, **files}
         fds = {file: _in_memory(data) for file, data in contents.items()}
         filter_fd = None if self.filter is None else _in_memory(self.filter)
         inherited = [*fds.values(), *pass_fds, *([] if filter_fd is None else [filter_fd])]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.eval.answer import averages
-from mezzotint.eval.metrics import bootstrap, wilson
+from mezzotint.eval.metrics import bootstrap, pass_at, wilson
 from mezzotint.eval.store import Answer, Judged, read_json, whole_lines
 from mezzotint.eval.tasks import TASKS
 
@@ -67,6 +67,9 @@ class TaskResult:
             if self.labels.get(name):
                 by_label[self.labels[name]].append(value)
         means = averages(self.name, by_group)
+        for k in (k for k in (4, 16, 64) if k <= self.samples):
+            passed = [pass_at(k, self.samples, round(v * self.samples)) for v in self.items.values()]
+            means[f"pass@{k}"] = math.fsum(passed) / len(passed)
         return means | {label: math.fsum(v) / len(v) for label, v in sorted(by_label.items())}
 
 

@@ -129,6 +129,20 @@ class Local:
         )  # fmt: skip
 
 
+def logit_gap(local: Local, item: Item, written: Sequence[int]) -> float:
+    """Between the two likeliest next tokens behind an item's prompt and some tokens of an answer, by one causal pass."""
+    import torch
+
+    prompt: Any = list(item.chat) if local.chats else item.plain
+    request = replace(local.settings, prompt=prompt, raw=not local.chats, max_tokens=1)
+    ids = [*local.engine.prompt_ids(request), *written]
+    with torch.inference_mode():
+        cache = local.engine.denoiser.new_cache(1, len(ids))
+        logits = local.engine.denoiser.read(torch.tensor([ids]), torch.tensor([len(ids)]), cache).logits[0, -1]
+    first, second = logits.topk(2).values.tolist()
+    return float(first - second)
+
+
 class EndpointGone(RuntimeError):
     """An endpoint has stopped answering, or refuses us; what was answered is kept."""
 
