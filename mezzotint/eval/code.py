@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mezzotint.eval.data import encoded_text, listed, required
+from mezzotint.eval.data import encoded, listed, required
 from mezzotint.eval.extract import continuation, defines, longest_code, needed, parses, python_block
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.task import NO_ANSWER, Item, Rows, Task, Verdict, user
@@ -158,7 +158,7 @@ def mbpp_items(rows: Rows, sample: int) -> list[Item]:
 
 
 def mbpp_judge(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
-    """Set-up code runs behind the answer: for id 367 it uses a class that the answer defines."""
+    """Set-up code runs behind the answer: for id 367 it uses a class that the answer defines. Five rows of MBPP+ need math."""
     if plain:
         code: str | None = text.split("[DONE]")[0]
     else:
@@ -167,7 +167,7 @@ def mbpp_judge(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
     if not code or not code.strip():
         return NO_ANSWER
     gold = item.gold
-    tests = "\n".join([*gold["imports"], gold["setup"], *gold["tests"]])
+    tests = "\n".join(["import math", "from math import inf", *gold["imports"], gold["setup"], *gold["tests"]])
     return judge.tests(code, tests, max(SECONDS, len(gold["tests"]) / 4))
 
 
@@ -180,12 +180,10 @@ def lbpp_items(rows: Rows, sample: int) -> list[Item]:
         required(row, "task_id", "instruction", "completion", "test_list")
         if str(row.get("language", "python")) != "python":
             continue
-        tests = [str(test) for test in listed(encoded_text(row["test_list"]))]
+        tests = [str(test) for test in listed(encoded(row["test_list"]))]
         if not tests:
             raise ValueError(f"{row['task_id']} has no tests")
-        gold = {
-            "tests": tests, "setup": encoded_text(row.get("test_setup") or ""), "code": encoded_text(row["completion"])
-        }  # fmt: skip
+        gold = {"tests": tests, "setup": encoded(row.get("test_setup") or ""), "code": encoded(row["completion"])}
         text = f"{row['instruction']}\n\nAnswer with one ```python block."
         items.append(Item(str(row["task_id"]), user(text), f"{row['instruction']}\n\n```python\n", gold))
     return items

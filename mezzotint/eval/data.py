@@ -144,6 +144,15 @@ def encoded_text(value: str) -> str:
     return texts[0]
 
 
+def encoded(value: str) -> Any:
+    """What an encoded field's text says as JSON; the text itself where it is none."""
+    text = encoded_text(value)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def listed(value: Any) -> list[Any]:
     """A list that some files hold as JSON or as Python's own writing of it."""
     import ast

@@ -32,7 +32,8 @@ FORBIDDEN_MODULES = {
 FORBIDDEN_NAMES = {
     "_getframe", "_exit", "f_back", "f_globals", "f_locals", "gi_frame", "tb_frame", "settrace", "setprofile", "__subclasses__",
     "__globals__", "__code__", "__closure__", "__builtins__", "__import__", "__eq__", "__ne__", "__instancecheck__",
-    "__getattribute__", "modules", "addaudithook", "_getAssertEqualityFunc", "exec", "eval", "compile", "breakpoint",
+    "__getattribute__", "modules", "__dict__",
+    "vars", "globals", "addaudithook", "_getAssertEqualityFunc", "exec", "eval", "compile", "breakpoint",
 }  # fmt: skip
 
 
@@ -199,6 +200,13 @@ def screen(code: str, allowed: Collection[str] = ()) -> str:
         for module in modules:
             if module.split(".")[0] in FORBIDDEN_MODULES - set(allowed):
                 return f"imports {module}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            computed = len(node.args) > 1 and not isinstance(node.args[1], ast.Constant)
+            if (node.func.id in ("getattr", "setattr", "delattr") and computed) or (node.func.id, len(node.args)) == (
+                "type",
+                3,
+            ):
+                return f"calls {node.func.id} with computed names"
         names = {
             ast.Attribute: lambda n: n.attr, ast.Name: lambda n: n.id, ast.FunctionDef: lambda n: n.name,
             ast.Constant: lambda n: n.value if isinstance(n.value, str) else "",

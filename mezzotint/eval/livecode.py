@@ -112,7 +112,7 @@ WHERE = "hub data set livecodebench/code_generation_lite, files test.jsonl to te
 
 def _task(name: str, title: str, files: tuple[str, ...], rows: int, founding: bool) -> Task:
     return Task(
-        name, title, (files, tuple(f"livecodebench/{f}" for f in files)), items, judge, lambda item: "", rows, WHERE, 2000,
+        name, title, (files, tuple(f"livecodebench/{f}" for f in files)), items, judge, None, rows, WHERE, 2000,
         "livecodebench_schema", code=True, founding=founding, published=(30.9, 28.5) if founding else None,
         note="the published figure does not say which window",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from mezzotint.eval.systems import EndpointGone, System
 from mezzotint.eval.task import SCORER, Item, Task, Verdict
 
 MOST_FAILED = 0.005  # share of infra_error at which a run fails
+GONE = 8  # failed requests in a row at which a system is given up
 Report = Callable[[str, int, int], None]
 
 
@@ -95,7 +96,7 @@ def run(
         "places": {i.id: [i.group, i.label] for i in first if i.id in names and (i.group or i.label)},
         "prompts_sha256": hashlib.sha256("".join(i.prompt_sha256 for i in first if i.id in names).encode()).hexdigest(),
     })  # fmt: skip
-    answers, failed, asked = store.answers(task.name), list[Answer](), 0
+    answers, failed, asked, streak = store.answers(task.name), list[Answer](), 0, 0
     grading = judge.grading if judge and task.code else "value" if not task.code else ""
     verdicts = store.verdicts(task.name, grading) if judge else {}
     states: Counter[str] = Counter()
@@ -111,9 +112,11 @@ def run(
                 store.add_answers(task.name, made)
                 answers |= {answer.key: answer for answer in made if answer.reason != "error"}
                 failed += [answer for answer in made if answer.reason == "error"]
-                if all(answer.reason == "error" for answer in made):
+                for answer in made:
+                    streak = streak + 1 if answer.reason == "error" else 0
+                if streak >= GONE:
                     raise EndpointGone(
-                        f"{len(made)} requests in a row failed ({made[-1].note}); {len(answers)} answers are kept, "
+                        f"{streak} requests in a row failed ({made[-1].note}); {len(answers)} answers are kept, "
                         "the same command goes on from there"
                     )
             if judge is not None:

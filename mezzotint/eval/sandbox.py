@@ -32,11 +32,11 @@ HOME = "/run/eval"  # where drivers and their files lie, inside
 PACKAGE = "mezzotint/eval/inside"
 BEGIN = f"import sys; sys.path.insert(0, {HOME!r}); from mezzotint.eval.inside.{{name}} import main; main(sys.argv[1:])"
 STARTING = 2.0  # seconds that bwrap and the interpreter may take before the clock of a run counts
-REMEDY = """\
-install it (apt-get install bubblewrap) and let it make user namespaces. On Ubuntu 23.10 and later that takes an
-AppArmor profile for \
-/usr/bin/bwrap with `userns,`; in Docker, --security-opt seccomp=unconfined --security-opt apparmor=unconfined.
-Answers already in the \ store are kept: the same command judges them where the sandbox works"""
+REMEDY = (
+    "install it (apt-get install bubblewrap) and let it make user namespaces. On Ubuntu 23.10 and later that takes an AppArmor "
+    "profile for /usr/bin/bwrap with `userns,`; in Docker, --security-opt seccomp=unconfined --security-opt apparmor=unconfined. "
+    "Answers already in the store are kept: the same command judges them where the sandbox works"
+)
 
 
 class NoIsolation(RuntimeError):
@@ -116,7 +116,7 @@ class Sandbox:
         self._probe()
 
     def _probe(self) -> None:
-        outcome = self.run("probe", {}, Limits(seconds=20))
+        outcome = self.run("probe", {"job.json": b"{}"}, Limits(seconds=20))
         try:
             found = json.loads(outcome.verdict)
         except ValueError:

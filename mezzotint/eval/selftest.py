@@ -21,7 +21,9 @@ from mezzotint.eval.runner import draw
 from mezzotint.eval.task import Item, Task, Verdict
 from mezzotint.eval.tasks import rows_of
 
-EXPECTED: dict[str, tuple[int, int]] = {}  # name -> references that pass officially, strictly; others: all of them
+EXPECTED: dict[str, tuple[int, int]] = {  # references that pass officially, strictly; of others, all
+    "bbeh": (4509, 4509),  # 11 targets end with a full stop, which the authors' rule takes off the answer alone
+}
 STDLIB = "bigcodebench_offline_stdlib_ids.json"  # tasks of BigCodeBench that need the standard library alone
 
 
@@ -47,7 +49,7 @@ def self_test(
     """Judge the references of every benchmark that is in the folder. count: so many of each, drawn by seed 0."""
     for task in tasks:
         data = rows_of(task, where)
-        if data is None or not task.reference(task.load(data.rows[:1], 0)[0] if data.rows else Item("", (), "", {})):
+        if data is None or task.reference is None:
             continue
         items = _items(task, data, where)
         chosen = draw(items, count, 0)

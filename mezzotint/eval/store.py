@@ -104,6 +104,13 @@ class Store:
             raise ValueError(
                 f"{self.folder} is being written by another run; wait for it, or give another --out"
             ) from None
+        try:
+            self._check(system)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, system: Mapping[str, Any]) -> None:
         known = read_json(self.folder / "run.json")
         if known is None:
             self._write("run.json", dict(system))

@@ -8,6 +8,7 @@ A prompt that leaves no room in the context is not asked: reason "context". One 
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -144,7 +145,7 @@ def logit_gap(local: Local, item: Item, written: Sequence[int]) -> float:
 
 
 class EndpointGone(RuntimeError):
-    """An endpoint has stopped answering, or refuses us; what was answered is kept."""
+    """A system has stopped answering, or refuses us; what was answered is kept."""
 
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -205,10 +206,10 @@ class Endpoint:
                 message = _message(error)
                 if error.code == 400 and "context" in message.lower():
                     return Answer(item.id, sample, item.prompt_sha256, "", "context")
-                if error.code not in RETRIED:
-                    raise EndpointGone(f"{self.url} answers {error.code}: {message}") from None
                 failed = f"{error.code}: {message}"
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                if error.code not in RETRIED:
+                    break
+            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
                 failed = f"{type(error).__name__}: {error}"
         return Answer(item.id, sample, item.prompt_sha256, "", "error", note=failed[:200])
 

@@ -69,7 +69,8 @@ class Task:
     """A benchmark. files: names looked for in the data folder, each a tuple of files that belong together, best first.
 
     load: rows and a sample's number -> items (the number matters where options are shuffled). judge: item, answer (without
-    reasoning), was it a continuation of `plain`, judge -> verdict. reference: the answer a perfect system gives.
+    reasoning), was it a continuation of `plain`, judge -> verdict. reference: the answer a perfect system gives, where
+    one is known.
     code: needs the sandbox. reference_plain: is the reference a continuation of `plain`?
     published: Gemini Diffusion's and Gemini 2.0 Flash-Lite's pass@1. rows: how many there are in all.
     """
@@ -79,7 +80,7 @@ class Task:
     files: tuple[tuple[str, ...], ...]
     load: Callable[[Rows, int], list[Item]]
     judge: Callable[[Item, str, bool, Judge], Verdict]
-    reference: Callable[[Item], str]
+    reference: Callable[[Item], str] | None
     rows: int
     where: str
     max_tokens: int = 1024

@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> None:
         try:
             owner, dot, name = call["call"].rpartition("().")
             function = getattr(module.__dict__[owner](), name) if dot else module.__dict__[name]
-            args = decode(call["args"], lambda n, _: kept[n])
-            kwargs = decode(call["kwargs"], lambda n, _: kept[n])
+            args = decode(call["args"], lambda n, *_: kept[n])
+            kwargs = decode(call["kwargs"], lambda n, *_: kept[n])
             result = function(*args, **kwargs)
             reply = {"ok": encode(result, keep), "args": encode(args, keep)}
         except BaseException as error:

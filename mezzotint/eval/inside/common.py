@@ -68,10 +68,14 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None, depth: int = 0)
         return {"d": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in value.items()]}
     if keep is None:
         raise TypeError(f"a {kind.__name__} is no plain value")
-    return {"h": keep(value), "type": kind.__name__[:80]}
+    try:
+        true = bool(value)
+    except Exception:
+        true = True
+    return {"h": keep(value), "type": kind.__name__[:80], "true": true}
 
 
-def decode(sent: Any, kept: Callable[[int, str], Any]) -> Any:
+def decode(sent: Any, kept: Callable[[int, str, bool], Any]) -> Any:
     """The value again; `kept` stands for what was no plain value. Raises ValueError, TypeError, KeyError for what is
     malformed.
     """
@@ -80,7 +84,7 @@ def decode(sent: Any, kept: Callable[[int, str], Any]) -> Any:
             raise ValueError("untagged value")
         return sent
     if "h" in sent:
-        return kept(int(sent["h"]), str(sent.get("type")))
+        return kept(int(sent["h"]), str(sent.get("type")), sent.get("true") is not False)
     ((tag, value),) = sent.items()
     if tag == "i":
         return int(value, 16)

@@ -41,7 +41,7 @@ def _forks(most: int) -> int:
 def main(arguments: list[str]) -> None:
     begin()
     with open("/proc/self/status", encoding="ascii") as file:
-        status = dict(line.strip().split(":\t", 1) for line in file if ":\t" in line)
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     with open("/proc/net/dev", encoding="ascii") as file:
         devices = {line.split(":")[0].strip() for line in file if ":" in line}
     say(

@@ -3,13 +3,14 @@
 job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from
 the benchmark.
 A name that the tests use and nobody defines is asked of the answer. A value that is not plain is a `Kept`: it can be
-handed back to the answer, but not be compared, looked into or taken as true.
+handed back to the answer and it is as true as the answer says, but it cannot be compared nor looked into.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import json
 import os
 import sys
@@ -26,18 +27,19 @@ class Broken(BaseException):
 class Kept:
     """Something of the answer's that is no plain value."""
 
-    __slots__ = ("_kind", "_number")
+    __slots__ = ("_kind", "_number", "_true")
 
-    def __init__(self, number: int, kind: str) -> None:
-        object.__setattr__(self, "_number", number)
-        object.__setattr__(self, "_kind", kind)
+    def __init__(self, number: int, kind: str, true: bool) -> None:
+        for name, value in (("_number", number), ("_kind", kind), ("_true", true)):
+            object.__setattr__(self, name, value)
+
+    def __bool__(self) -> bool:
+        return self._true
 
     def _refuse(self, *_: object) -> Any:
         raise Broken(f"a {self._kind} is no plain value")
 
-    __eq__ = __ne__ = __bool__ = __len__ = __iter__ = __getitem__ = __getattr__ = __lt__ = __gt__ = __le__ = __ge__ = (
-        _refuse
-    )
+    __eq__ = __ne__ = __len__ = __iter__ = __getitem__ = __getattr__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
     __hash__ = __contains__ = __float__ = __int__ = __index__ = __call__ = __sub__ = __add__ = __rsub__ = (
         __setattr__
     ) = _refuse
@@ -141,6 +143,7 @@ def _run(job: dict[str, Any], answer: Answer) -> str:
     if job["entry"]:
         names["candidate"] = names[job["entry"].rpartition(".")[2]] = answer.function(job["entry"])
     for name in _undefined(job["tests"], names):
-        names[name] = answer.function(name)
+        library = name in sys.stdlib_module_names  # tests that rely on an import of the answer's
+        names[name] = importlib.import_module(name) if library else answer.function(name)
     exec(compile(job["tests"], "tests", "exec"), names)
     return ""

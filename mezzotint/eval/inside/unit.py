@@ -30,17 +30,22 @@ def main(arguments: list[str]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     noted, exact = _parts(), (_parts, say, unittest.TestResult, unittest.defaultTestLoader)
+
+    def whole(now: dict[tuple[str, str], Any]) -> None:
+        changed = [".".join(key) for key, value in now.items() if noted.get(key) is not value]
+        if changed:
+            raise PermissionError(f"the answer has patched {changed[0]}")
+
     module = types.ModuleType("__test__")
     sys.modules["__test__"] = module
     try:
         exec(compile(job["code"], "answer", "exec"), module.__dict__)
         parts, tell, result_class, loader = exact
-        changed = [".".join(key) for key, value in parts().items() if noted.get(key) is not value]
-        if changed:
-            raise PermissionError(f"the answer has patched {changed[0]}")
+        whole(parts())
         exec(compile(job["test"], "tests", "exec"), module.__dict__)
         result = result_class()
         loader.loadTestsFromTestCase(module.__dict__["TestCases"]).run(result)
+        whole(parts())
         bad = [*result.errors, *result.failures]
         why = bad[0][1].strip().splitlines()[-1] if bad else ""
         if not bad and (result.testsRun != len(job["tests"]) or result.skipped or result.unexpectedSuccesses):
