@@ -32,7 +32,8 @@ def python_block(text: str) -> str | None:
     blocks = fences(text)
     named = [code for language, code in blocks if language in PYTHON - {""}]
     plain = [code for language, code in blocks if not language]
-    return (named or plain or [None])[0]
+    found = named or plain
+    return found[0] if found else None
 
 
 def last_two_fences(text: str) -> str | None:

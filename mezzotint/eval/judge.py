@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mezzotint.eval.inside.common import same_output
-from mezzotint.eval.sandbox import STARTING, Limits, NoIsolation, Sandbox, collect, end
+from mezzotint.eval.sandbox import CLOCK, STARTING, Limits, NoIsolation, Sandbox, collect, end
 from mezzotint.eval.task import Verdict
 
 GRADING = ("official", "strict")
@@ -146,7 +146,9 @@ class Judge:
             for number, process in enumerate(started):
                 assert process.stderr is not None
                 streams[process.stderr.fileno()] = f"errors {number}"
-            read, how = collect(streams, time.monotonic() + limits.seconds + STARTING, limits.output, last="verdict")
+            read, how = collect(
+                streams, time.monotonic() + CLOCK * limits.seconds + STARTING, limits.output, last="verdict"
+            )
         finally:
             killed = [end(process, 1.0 * (process is started[-1])) for process in started]
             os.close(verdict_out)
@@ -172,7 +174,7 @@ def _verdict(told: Any, how: str, marker: str) -> Verdict:
     if how != "ended":
         return Verdict.of(False, how)
     if not isinstance(told, dict) or not secrets.compare_digest(str(told.get("marker")), marker):
-        return Verdict.of(False, "ended before the tests did")
+        return Verdict.of(False, "out of time, or ended before the tests did")
     return Verdict.of(told.get("ok") is True, str(told.get("why", ""))[:200])
 
 
@@ -201,17 +203,19 @@ def screen(code: str, allowed: Collection[str] = ()) -> str:
             if module.split(".")[0] in FORBIDDEN_MODULES - set(allowed):
                 return f"imports {module}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            computed = len(node.args) > 1 and not isinstance(node.args[1], ast.Constant)
-            if (node.func.id in ("getattr", "setattr", "delattr") and computed) or (node.func.id, len(node.args)) == (
-                "type",
-                3,
-            ):
-                return f"calls {node.func.id} with computed names"
-        names = {
-            ast.Attribute: lambda n: n.attr, ast.Name: lambda n: n.id, ast.FunctionDef: lambda n: n.name,
-            ast.Constant: lambda n: n.value if isinstance(n.value, str) else "",
-        }  # fmt: skip
-        name = names[type(node)](node) if type(node) in names else ""
+            called, given = node.func.id, node.args
+            computed = len(given) > 1 and not isinstance(given[1], ast.Constant)
+            if (called in ("getattr", "setattr", "delattr") and computed) or (called == "type" and len(given) == 3):
+                return f"calls {called} with computed names"
+        name = ""
+        if isinstance(node, ast.Attribute):
+            name = node.attr
+        elif isinstance(node, ast.Name):
+            name = node.id
+        elif isinstance(node, ast.FunctionDef):
+            name = node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value
         if name in FORBIDDEN_NAMES and not (isinstance(node, ast.Attribute) and name in ("compile", "eval", "exec")):
             return f"uses {name}"
     return ""

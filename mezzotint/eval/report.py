@@ -293,11 +293,11 @@ def steps(results: Sequence[SystemResult]) -> str:
     for tick in range(0, 101, 20):
         x = 50 + tick / 100 * (wide - 70)
         out.append(f'<text x="{x:.0f}" y="{height - 18}" text-anchor="middle">{tick / 100:g}</text>')
-    for tick in (0.0, 0.5, 1.0):
-        y = height - 34 - tick / top * (height - 60)
+    for share in (0.0, 0.5, 1.0):
+        y = height - 34 - share / top * (height - 60)
         out.append(
             f'<line x1="50" x2="{wide - 20}" y1="{y:.0f}" y2="{y:.0f}" stroke="#8883"/>'
-            f'<text x="20" y="{y + 4:.0f}">{tick:g}</text>'
+            f'<text x="20" y="{y + 4:.0f}">{share:g}</text>'
         )
     for index, x, y, title in dots:
         h, v = 50 + x * (wide - 70), height - 34 - y / top * (height - 60)

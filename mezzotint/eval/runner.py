@@ -141,7 +141,7 @@ def _judge(
 
     todo = [(item, answer) for item, answer in there if not stands(answer)]
     with ThreadPoolExecutor(min(workers, os.cpu_count() or 1)) as pool:
-        made = list(pool.map(lambda pair: verdict(task, *pair, judge), todo))
+        made = list(pool.map(lambda pair: verdict(task, pair[0], pair[1], judge), todo))
     if made:
         store.add_verdicts(task.name, made)
         verdicts.update({judged.key: judged for judged in made})

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from mezzotint.eval import seccomp
 
@@ -31,6 +32,7 @@ FLOOD = 16 << 20  # bytes of output at which a run is killed
 HOME = "/run/eval"  # where drivers and their files lie, inside
 PACKAGE = "mezzotint/eval/inside"
 BEGIN = f"import sys; sys.path.insert(0, {HOME!r}); from mezzotint.eval.inside.{{name}} import main; main(sys.argv[1:])"
+CLOCK = 3.0
 STARTING = 2.0  # seconds that bwrap and the interpreter may take before the clock of a run counts
 REMEDY = (
     "install it (apt-get install bubblewrap) and let it make user namespaces. On Ubuntu 23.10 and later that takes an AppArmor "
@@ -45,7 +47,10 @@ class NoIsolation(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: by the clock; CPU time is limited to twice that. Others in bytes, or a number of processes."""
+    """seconds: of CPU time, so that a busy machine changes no verdict; by the clock `CLOCK` times that.
+
+    Others in bytes, or a number of processes.
+    """
 
     seconds: float = 10.0
     memory: int = 4 << 30
@@ -174,7 +179,7 @@ class Sandbox:
         filter_fd = None if self.filter is None else _in_memory(self.filter)
         inherited = [*fds.values(), *pass_fds, *([] if filter_fd is None else [filter_fd])]
         argv = [str(self.python), "-I", "-B", "-c", BEGIN.format(name=name), *arguments]
-        as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        as_nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         try:
             return subprocess.Popen(
                 self._command(limits, fds, filter_fd, argv), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
@@ -200,7 +205,7 @@ class Sandbox:
         streams = {process.stdout.fileno(): "output", process.stderr.fileno(): "errors", verdict_out: "verdict"}
         how = "failed"
         try:
-            read, how = collect(streams, began + limits.seconds + STARTING, limits.output)
+            read, how = collect(streams, began + CLOCK * limits.seconds + STARTING, limits.output)
         finally:
             killed = end(process, 1.0 if how == "ended" else 0.0)
             os.close(verdict_out)

@@ -27,11 +27,11 @@ def begin() -> dict[str, Any]:
         job = json.load(file)
     os.unlink(f"{HOME}/job.json")
     limit(limits)
-    return job  # type: ignore[no-any-return]
+    return job
 
 
 def limit(limits: dict[str, Any]) -> None:
-    cpu = max(1, round(2 * limits["seconds"]))
+    cpu = max(1, round(limits["seconds"]))
     for what, value in (
         (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_AS, limits["memory"]), (resource.RLIMIT_FSIZE, limits["file"]),
         (resource.RLIMIT_NOFILE, 128), (resource.RLIMIT_NPROC, limits["processes"]), (resource.RLIMIT_CORE, 0),

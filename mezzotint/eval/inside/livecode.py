@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
         for number, (text, want) in enumerate(zip(job["inputs"], job["outputs"], strict=True)):
             printed = io.StringIO()
             signal.setitimer(signal.ITIMER_REAL, job["seconds"])
-            sys.stdin, before = StandIn(text), sys.stdin  # type: ignore[assignment]
+            sys.stdin, before = StandIn(text), sys.stdin
             with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
                 module.__dict__["wrapped_function"]()
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -27,7 +27,9 @@ class Broken(BaseException):
 class Kept:
     """Something of the answer's that is no plain value."""
 
-    __slots__ = ("_kind", "_number", "_true")
+    _kind: str
+    _number: int
+    _true: bool
 
     def __init__(self, number: int, kind: str, true: bool) -> None:
         for name, value in (("_number", number), ("_kind", kind), ("_true", true)):
