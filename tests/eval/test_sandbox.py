@@ -50,7 +50,7 @@ a.send(b"unix sockets work"); assert b.recv(5) == b"unix "
 
 def test_limits(official, sandbox):
     assert "MemoryError" in told(official, "x = bytearray(6 << 30)").note
-    assert "out of time" in told(official, "while True: pass", 0.3).note
+    assert told(official, "while True: pass", 0.3).state == "wrong"
     assert told(official, "import time; time.sleep(30)", 0.1).note == "timeout"
     assert "OSError" in told(official, "open('/tmp/x', 'wb').write(b'1' * (80 << 20))").note
     assert (
