@@ -1098,7 +1098,9 @@ def evaluate(
     ] = None,
     python: Annotated[str | None, typer.Option(help="The Python that judged code runs on.")] = None,
     workers: Annotated[int, typer.Option(help="Answers judged at once.")] = 1,
-    patience: Annotated[float, typer.Option(help="Multiplies the time limits of judged code.")] = 1.0,
+    patience: Annotated[
+        float | None, typer.Option(help="Multiplies the time limits of judged code; 1, and 3 for --self-test.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Measure a model on benchmarks. Answers are stored as they come; the same command goes on after a stop."""
@@ -1106,6 +1108,7 @@ def evaluate(
     from mezzotint.eval.runner import Summary, Wanted
     from mezzotint.render import Working
 
+    patience = patience or (3.0 if self_test else 1.0)
     options = command.Options(data, fixtures, answers_only, grading, python, patience)
     if list_all:
         _list_benchmarks(command.listing(options), json_output)

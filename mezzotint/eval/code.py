@@ -14,9 +14,7 @@ from mezzotint.eval.extract import continuation, defines, longest_code, needed, 
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.task import NO_ANSWER, Item, Rows, Task, Verdict, user
 
-SECONDS = (
-    10.0  # for the tests of one answer; the papers' 3 s where nothing says otherwise, with room for a slow machine
-)
+SECONDS = 10.0  # for the tests of one answer; the papers have 3 s, which a slow machine does not keep
 
 
 def _fenced(code: str) -> str:
@@ -168,7 +166,8 @@ def mbpp_judge(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
         return NO_ANSWER
     gold = item.gold
     tests = "\n".join(["import math", "from math import inf", *gold["imports"], gold["setup"], *gold["tests"]])
-    return judge.tests(code, tests, max(SECONDS, len(gold["tests"]) / 4))
+    called = [name for name in re.findall(r"^def (\w+)", gold["code"], re.M) if re.search(rf"\b{name}\(", tests)]
+    return judge.tests(code, tests, max(SECONDS, len(gold["tests"]) / 4), entry=called[-1] if called else "")
 
 
 # -- LBPP -----------------------------------------------------------------------------------------------------------

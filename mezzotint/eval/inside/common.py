@@ -1,7 +1,7 @@
 """What drivers share: limits on oneself, plain values over a pipe, and how outputs are compared. Standard library alone.
 
 Values cross as JSON: None, bool, str, small int as themselves; others tagged: {"i": hex} {"f": repr} {"c": [re, im]} {"b": hex}
-{"l"|"t"|"s"|"z": [...]} (list, tuple, set, frozenset) {"d": [[k, v]]}. Types are exact: a subclass of int is no int.
+{"l"|"t"|"s"|"z": [...]} (list, tuple, set, frozenset) {"d": [[k, v]]}. Types are exact: a subclass of int is no int. The library's own kinds of dict cross as dict.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -64,7 +65,7 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None, depth: int = 0)
     for tag, container in (("l", list), ("t", tuple), ("s", set), ("z", frozenset)):
         if kind is container:
             return {tag: [encode(one, keep, depth + 1) for one in value]}
-    if kind is dict:
+    if kind in (dict, Counter, OrderedDict, defaultdict):
         return {"d": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in value.items()]}
     if keep is None:
         raise TypeError(f"a {kind.__name__} is no plain value")

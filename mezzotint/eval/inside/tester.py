@@ -1,9 +1,8 @@
 """The tests' side of strict grading: runs trusted tests, whose calls of the answer's functions go to another sandbox.
 
-job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from
-the benchmark.
-A name that the tests use and nobody defines is asked of the answer. A value that is not plain is a `Kept`: it can be
-handed back to the answer and it is as true as the answer says, but it cannot be compared nor looked into.
+job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from the benchmark.
+A name that the tests use and nobody defines is asked of the answer, and `entry` even where it hides a builtin. A value that
+is not plain is a `Kept`: it can be handed back to the answer and is as true as the answer says, but not compared nor looked into.
 """
 
 from __future__ import annotations
