@@ -3,7 +3,7 @@
     python benchmarks/scorers.py --data ITEMS [--bbeh DIR] [--human-eval DIR] [--livecodebench DIR] [--lm-eval DIR]
 
 Each DIR holds the other side's code (a checkout; for lm-eval the folder that `pip install --no-deps --target DIR lm-eval`
-fills). It runs code of references and their mutations unprotected, as those scorers do. Differences are listed, all of them.
+fills). It runs code of references and their mutations unprotected, as those scorers do. Differences are listed by kind.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import io
 import random
 import re
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +99,11 @@ def compare(
     print(
         f"| {name} | {len(answers):,} | {kinds} | {right:,} | {len(differ)} | {share:.2%} | {seconds:.0f} |", flush=True
     )
+    by_kind: dict[tuple[str, bool], list[tuple[str, str]]] = defaultdict(list)
     for kind, item_id, one, text in differ:
-        print(f"  {name}, {item_id}, {kind}: ours {'right' if one else 'wrong'}; {text[-160:]!r}")
+        by_kind[kind, one].append((item_id, text))
+    for (kind, one), some in by_kind.items():
+        print(f"  {kind!r}: {len(some)}, ours {'right' if one else 'wrong'}; {some[0][0]}: {some[0][1][-160:]!r}")
 
 
 def judged(name: str, judge: Judge) -> Callable[[Item, str], bool]:
@@ -175,8 +180,10 @@ def livecodebench(folder: str) -> None:
 def lm_eval(where: Path, folder: str) -> None:
     from test_extract import FORMS
 
-    sys.path.insert(0, folder)
-    utils = importlib.import_module("lm_eval.tasks.aime.utils")
+    spec = importlib.util.spec_from_file_location("aime", f"{folder}/lm_eval/tasks/aime/utils.py")
+    assert spec is not None and spec.loader is not None
+    utils = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(utils)  # alone: the package imports what this one does not need
     answers = []
     for item in _items("aime2025", where):
         n = item.gold["target"]

@@ -33,10 +33,12 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 def percent(result: TaskResult) -> str:
-    """Score and standard error in points."""
+    """Score and standard error in points; where all items agree, which says nothing of the error, the 95% interval."""
     if result.about.get("fixture"):
         return f"fixture: {sum(v == 1 for v in result.items.values())} of {len(result.items)}"
-    error = "" if math.isnan(result.error) else f" ± {100 * result.error:.1f}"
+    error = f" ± {100 * result.error:.1f}"
+    if math.isnan(result.error) or result.error == 0:
+        error = " ({:.0f} to {:.0f})".format(*(100 * end for end in result.interval))
     return f"{100 * result.score:.1f}{error}"
 
 
@@ -44,6 +46,7 @@ def asked(result: TaskResult) -> str:
     """How many items, of how many, and how often each."""
     n, rows = len(result.items), result.about["rows"]
     items = f"{n} of {rows}" if n < rows else f"all {n}"
+    items += " hand-made" if result.about.get("fixture") else ""
     return items + (f", {result.samples} samples" if result.samples > 1 else "")
 
 
@@ -169,7 +172,8 @@ def same_text(results: Sequence[SystemResult], gap: Gap | None = None) -> list[s
 def sections(results: Sequence[SystemResult], gap: Gap | None = None) -> list[tuple[str, str, Table | None]]:
     """(heading, words, table) in order; those without rows are left out."""
     missing = [TASKS[name].title for name in ORDER if name not in _names(results)]
-    words = "Points, with the standard error over items. Published columns: pass@1, as their authors give them."
+    words = "Points, with the standard error over items; where all items agree, the 95% interval (Wilson). "
+    words += "Published columns: pass@1, as their authors give them."
     words += f" Not run: {', '.join(missing)}." if missing else ""
     cost = (
         "One call is one forward pass for one row, prefill excluded. Truncated answers, prompts over the context among "

@@ -26,7 +26,7 @@ def stores(tmp_path):
 
 def test_the_page(stores, tmp_path):
     text = markdown(stores, "Ten")
-    assert "| AIME 2025 | 30 of 40 | 100.0 ± 0.0 |" in text and "| 23.3 | 20.0 |" in text
+    assert "| AIME 2025 | 30 of 40 | 100.0 (89 to 100) |" in text and "| 23.3 | 20.0 |" in text
     assert "fixture: 3 of 3" in text and "GPQA Diamond, 0.0" not in text
     assert "Not run: LiveCodeBench" in text and "`mezzotint eval aime2025`" in text
     assert "272.4 tokens/s" in text and "2.00" in text  # tokens a call: 10 in 5

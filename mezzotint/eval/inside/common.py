@@ -1,7 +1,8 @@
 """What drivers share: limits on oneself, plain values over a pipe, and how outputs are compared. Standard library alone.
 
 Values cross as JSON: None, bool, str, small int as themselves; others tagged: {"i": hex} {"f": repr} {"c": [re, im]} {"b": hex}
-{"l"|"t"|"s"|"z": [...]} (list, tuple, set, frozenset) {"d": [[k, v]]}. Types are exact: a subclass of int is no int. The library's own kinds of dict cross as dict.
+{"l"|"t"|"s"|"z": [...]} (list, tuple, set, frozenset) {"d": [[k, v]]}. Types are exact: a subclass of int is
+no int. The library's own kinds of dict cross as dict.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tests' side of strict grading: runs trusted tests, whose calls of the answer's functions go to another sandbox.
 
-job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` come from the benchmark.
+job: {"setup", "tests", "entry", "module", "marker"}. `setup` (a prompt's imports and helpers) and `tests` are the benchmark's.
 A name that the tests use and nobody defines is asked of the answer, and `entry` even where it hides a builtin. A value that
 is not plain is a `Kept`: it can be handed back to the answer and is as true as the answer says, but not compared nor looked into.
 """
