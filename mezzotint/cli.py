@@ -1106,7 +1106,6 @@ def evaluate(
     """Measure a model on benchmarks. Answers are stored as they come; the same command goes on after a stop."""
     from mezzotint.eval import command
     from mezzotint.eval.runner import Summary, Wanted
-    from mezzotint.render import Working
 
     patience = patience or (3.0 if self_test else 1.0)
     options = command.Options(data, fixtures, answers_only, grading, python, patience)
@@ -1123,6 +1122,8 @@ def evaluate(
     if batch < 1:
         raise BadInput(f"--batch is {batch}; it must be at least 1")
     found = command.located(names, options)
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise BadInput(f"--endpoint is {endpoint!r}; it must begin with http:// or https://")
 
     def make() -> Any:
         from mezzotint.eval.systems import Endpoint, Local
@@ -1146,6 +1147,8 @@ def evaluate(
         said.append({"task": summary.task, "asked": summary.asked, "states": dict(summary.states)})
         if not json_output:
             print(command.line(summary), flush=True)
+
+    from mezzotint.render import Working
 
     with Working() as working:
         folder, good = command.evaluate(found, make, out, options, wanted, working.show, finished)
@@ -1180,13 +1183,14 @@ def _self_test(names: list[str], options: Any, count: int | None, workers: int, 
     from mezzotint.eval import data
     from mezzotint.eval.selftest import self_test
     from mezzotint.eval.tasks import chosen
-    from mezzotint.render import Working
 
     tasks, bad, seen = chosen(names), 0, 0
     judge = options.judge(any(task.code for task in tasks))
     where = data.folder(options.data)
     if where is None:
         raise BadInput("name the folder that holds the benchmarks' files: --data or MEZZOTINT_EVALDATA")
+    from mezzotint.render import Working
+
     with Working() as working:
         for found in self_test(tasks, where, judge, count, workers, working.show):
             seen, bad = seen + 1, bad + (not found.ok)

@@ -7,18 +7,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.eval import data
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.patch import prediction
 from mezzotint.eval.runner import Report, Summary, Wanted, run
 from mezzotint.eval.sandbox import Sandbox
-from mezzotint.eval.scores import Split
 from mezzotint.eval.store import Store
 from mezzotint.eval.systems import Local, System, logit_gap
 from mezzotint.eval.task import STATES, Item, Task
 from mezzotint.eval.tasks import TASKS, chosen, rows_of
+
+if TYPE_CHECKING:
+    from mezzotint.eval.scores import Split
 
 KEYS = ("MEZZOTINT_EVAL_KEY", "OPENAI_API_KEY")
 

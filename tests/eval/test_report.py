@@ -1,7 +1,7 @@
 """The page, from stores made by hand."""
 
 import pytest
-from test_runner import DATA, ROWS, Says, right
+from scripted import DATA, ROWS, Says, right
 
 from mezzotint.eval import data
 from mezzotint.eval.answer import averages

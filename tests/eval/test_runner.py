@@ -11,48 +11,14 @@ import time
 from typing import ClassVar
 
 import pytest
+from scripted import AIME, DATA, ROWS, Says, right
 
 from mezzotint.eval.data import Data
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.runner import Wanted, draw, run
 from mezzotint.eval.scores import difference, read_store, splits
-from mezzotint.eval.store import Answer, Store, whole_lines
+from mezzotint.eval.store import Store, whole_lines
 from mezzotint.eval.systems import Endpoint, EndpointGone
-from mezzotint.eval.tasks import TASKS
-
-AIME = TASKS["aime2025"]
-ROWS = tuple({"id": f"p{n}", "problem": f"What is {n} + 1?", "expected_answer": str(n + 1)} for n in range(40))
-DATA = Data(ROWS, "a" * 64, ("rows",))
-
-
-class Says:
-    """A system that says what `text(item)` gives, and remembers what it was asked."""
-
-    def __init__(self, text, reason="stop", name="says", size=8):
-        self.text, self.reason, self.size, self.asked = text, reason, size, []
-        self.about = {"model": name, "decode": "ar"}
-
-    def ask(self, items, sample, max_tokens):
-        self.asked += [(item.id, sample) for item in items]
-        reason = self.reason if callable(self.reason) else lambda item: self.reason
-        return [
-            Answer(
-                item.id,
-                sample,
-                item.prompt_sha256,
-                self.text(item),
-                reason(item),
-                tokens=10,
-                calls=5,
-                positions=20,
-                seconds=1.0,
-            )
-            for item in items
-        ]
-
-
-def right(item):
-    return f"\\boxed{{{item.gold['target']}}}"
 
 
 def test_states(tmp_path):
@@ -138,7 +104,10 @@ def test_what_a_store_refuses(tmp_path):
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_runner import *
+from scripted import *
+from mezzotint.eval.judge import Judge
+from mezzotint.eval.runner import Wanted, run
+from mezzotint.eval.store import Store
 class Slow(Says):
     def ask(self, items, sample, max_tokens):
         time.sleep(0.02)
