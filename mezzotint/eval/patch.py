@@ -1,12 +1,11 @@
 """SWE-bench Verified, single turn: an issue and the files that the true patch edits; the answer is a patch.
 
-swebench          the tests decide. Rows that carry their repository's files are judged here; for the others
-predictions are written
-                  for the swebench package, whose containers hold what their tests need.
+swebench          the tests decide. Rows that carry their repository's files are judged here; for the others predictions are
+                  written for the swebench package, whose containers hold what their tests need.
 swebench-format   does the patch apply? A figure about form, never to be called a SWE-bench score.
 
-Where the files come from: the row (`files_at_base`), the `text` of SWE-bench_oracle, clones in the data folder
-(repos/OWNER__NAME, read at base_commit); else windows of the true patch's own context, which give the place away.
+Where the files come from: the row (`files_at_base`) or the `text` of SWE-bench_oracle; else windows of the true patch's own
+context, which give the place away.
 """
 
 from __future__ import annotations

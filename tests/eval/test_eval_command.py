@@ -28,14 +28,21 @@ def test_the_list():
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ((), 2, "--list"), (("humanevel",), 2, "did you mean humaneval"), (("humaneval",), 2, "--data or MEZZOTINT_EVALDATA"),
-        (("humaneval",), 2, "openai/human-eval"), (("gpqa", "--data", "/nowhere"), 2, "not a folder"),
-        (("gpqa", "--fixtures", "--items", "some"), 2, "--items"), 
-        (("lbpp", "--fixtures", "--python", "python9"), 2, "python9"), (("gpqa", "--fixtures", "--grading", "kind"), 2, "official, strict"),
-        (("--self-test",), 2, "--data or MEZZOTINT_EVALDATA"), (("gpqa", "--fixtures", "--endpoint", "localhost:80"), 2, "http://"), (("gpqa", "--fixtures", "--batch", 0), 2, "--batch"),
-        (("gpqa", "--fixtures", "--samples", 0), 2, "samples is 0"), (("gpqa", "--fixtures", "--patience", -1), 2, "patience"),
+        ((), 2, "--list"),
+        (("humanevel",), 2, "did you mean humaneval"),
+        (("humaneval",), 2, "--data or MEZZOTINT_EVALDATA"),
+        (("humaneval",), 2, "openai/human-eval"),
+        (("gpqa", "--data", "/nowhere"), 2, "not a folder"),
+        (("gpqa", "--fixtures", "--items", "some"), 2, "--items"),
+        (("lbpp", "--fixtures", "--python", "python9"), 2, "python9"),
+        (("gpqa", "--fixtures", "--grading", "kind"), 2, "official, strict"),
+        (("--self-test",), 2, "--data or MEZZOTINT_EVALDATA"),
+        (("gpqa", "--fixtures", "--endpoint", "localhost:80"), 2, "http://"),
+        (("gpqa", "--fixtures", "--batch", 0), 2, "--batch"),
+        (("gpqa", "--fixtures", "--samples", 0), 2, "samples is 0"),
+        (("gpqa", "--fixtures", "--patience", -1), 2, "patience"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(args, code, words):
     found = call("eval", *args)
     assert found[0] == code and words in found[2] and len(found[2].splitlines()) == 1, found
