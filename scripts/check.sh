@@ -11,6 +11,7 @@ step() {
 if [ "${MEZZOTINT_FULL:-}" = 1 ]; then # what only the full counts run on
   step $bin/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]' tensorboard
 fi
+bash scripts/bubblewrap.sh
 step $bin/ruff format --check --quiet .
 step $bin/ruff check --quiet .
 step $bin/mypy

@@ -38,6 +38,11 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
+def pass_at(k: int, samples: int, right: int) -> float:
+    """Chance that one of k of `samples` answers is right, unbiased (Chen et al., 2021). k at most samples."""
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
 def bootstrap(values: Sequence[float], count: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of the mean. For paired arms give the differences, item by item."""
     sample = torch.tensor(values, dtype=torch.float64)

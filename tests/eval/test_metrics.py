@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mezzotint.eval.metrics import auroc, bootstrap, f_beta, repetition, unigram_entropy, wilson
+from mezzotint.eval.metrics import auroc, bootstrap, f_beta, pass_at, repetition, unigram_entropy, wilson
 
 
 def test_entropy_and_repetition():
@@ -33,3 +33,12 @@ def test_f_half_prefers_precision():
     assert f_beta(0, 5, 5) == 0 and f_beta(5, 5, 5) == 1
     assert f_beta(4, 5, 10) == pytest.approx(1.25 * 0.8 * 0.4 / (0.25 * 0.8 + 0.4))
     assert f_beta(4, 5, 10) > f_beta(4, 10, 5)
+
+
+def test_pass_at_k_counts_draws():
+    assert (
+        pass_at(1, 4, 1) == 0.25
+        and pass_at(4, 4, 1) == 1
+        and pass_at(2, 4, 2) == pytest.approx(1 - 1 / 6)
+        and pass_at(2, 3, 0) == 0
+    )
