@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy
 import toy_folder
-import torch
 from torch import Tensor
 
 from mezzotint.checkpoints.families import FAMILIES, find

@@ -140,8 +140,9 @@ def softmax_experts(keys: Keys) -> Experts:
     keys.must("decoder_sparse_step", (1,), 1)
     if keys.table.get("mlp_only_layers"):
         raise keys.fail("mlp_only_layers", "only networks whose every layer has experts are supported")
+    count = "num_local_experts" if "num_local_experts" in keys.table else "num_experts"
     return Experts(
-        keys.size("num_local_experts" if "num_local_experts" in keys.table else "num_experts", "experts"), keys.size("num_experts_per_tok", "experts"),
+        keys.size(count, "experts"), keys.size("num_experts_per_tok", "experts"),
         keys.size("moe_intermediate_size", "mlp_width"), normalised=keys.flag("norm_topk_prob", False),
     )  # fmt: skip
 
@@ -202,7 +203,8 @@ FAMILIES = (
     ),
     Family(
         "fast_dllm_v2", ("Fast_dLLM_Qwen",), lambda keys: dense(keys, qkv_bias=True),
-        lambda keys: masked(keys, "blocks", block(keys, "bd_size", 32), keys.id("mask_token_id", 151665), 1) | {"policy": "fast-dllm-v2"},
+        lambda keys: masked(keys, "blocks", block(keys, "bd_size", 32), keys.id("mask_token_id", 151665), 1)
+        | {"policy": "fast-dllm-v2"},
         _json("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM"), reference="its own code",
     ),
     Family(

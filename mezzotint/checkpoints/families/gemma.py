@@ -87,7 +87,7 @@ def diffusion_gemma(keys: Keys) -> ModelConfig:
     text.must("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
     text.must("use_bidirectional_attention", ("vision", None), None)
     layers = text.size("num_hidden_layers", "num_layers")
-    kind_of = _kind_of(text, layers)[:-1] + (0,)  # the last layer always sees everything
+    kind_of = (*_kind_of(text, layers)[:-1], 0)  # the last layer always sees everything
     rope = text.within("rope_parameters")
     wide, narrow = rope.within("full_attention"), rope.within("sliding_attention")
     if not rope.table:
