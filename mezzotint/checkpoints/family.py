@@ -88,11 +88,12 @@ class Family:
 
             if name not in expected:
                 raise fail("", f"a {self.name} checkpoint of these sizes has none")
-            wanted = tuple(
-                free.setdefault("", found) if size < 0 else size
-                for size, found in zip(expected[name], slot.shape, strict=False)
-            )
-            if slot.shape != wanted or len(slot.shape) != len(expected[name]):
+            wanted = expected[name]
+            if len(slot.shape) == len(wanted):
+                wanted = tuple(
+                    free.setdefault("", n) if size < 0 else size for size, n in zip(wanted, slot.shape, strict=True)
+                )
+            if slot.shape != wanted:
                 raise fail("shape of ", f"{slot.shape}; expected {wanted}")
             if slot.dtype not in FLOATS:
                 known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)

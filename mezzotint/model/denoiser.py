@@ -323,7 +323,7 @@ class Denoiser(nn.Module):
         """What was said of places `[..., V]`, as feedback to the next pass over them `[..., D]`; None if it is not heard."""
         weight, variant = self.embedding.weight, self.config.variant
         if self.self_conditioning is not None and variant is not None:
-            return logits.softmax(-1).to(weight.dtype) @ weight * variant.embed_scale
+            return logits.float().softmax(-1).to(weight.dtype) @ weight * variant.embed_scale
         if self.adapter is None or self.adapter.self_conditioning is None:
             return None
         return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)

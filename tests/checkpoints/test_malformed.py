@@ -87,7 +87,7 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"num_hidden_layers": 4000}, "4000; the files hold 21 tensors"),
     ("qwen2", {"num_attention_heads": 5}, "num_heads 5 is not a multiple of num_kv_heads 2"),
     ("qwen2", {"layer_types": ["full_attention"]}, "expected a list of 2 names"),
-    ("qwen3_moe", {"num_experts_per_tok": 9}, "experts cannot be"),
+    ("qwen3_moe", {"num_experts_per_tok": 9}, "9; there are 6 experts"),
     ("gemma3", {"hidden_activation": "silu"}, "'silu'; supported: 'gelu_pytorch_tanh'"),
     ("gemma3", {"layer_types": ["chunked_attention"] * 3}, "'chunked_attention'; supported: full_attention"),
     ("gpt2", {"n_head": 3}, "3 does not divide n_embd, 16"),

@@ -141,10 +141,11 @@ def softmax_experts(keys: Keys) -> Experts:
     if keys.table.get("mlp_only_layers"):
         raise keys.fail("mlp_only_layers", "only networks whose every layer has experts are supported")
     count = "num_local_experts" if "num_local_experts" in keys.table else "num_experts"
-    return Experts(
-        keys.size(count, "experts"), keys.size("num_experts_per_tok", "experts"),
-        keys.size("moe_intermediate_size", "mlp_width"), normalised=keys.flag("norm_topk_prob", False),
-    )  # fmt: skip
+    each = keys.size("num_experts_per_tok", "experts")
+    if each > keys.size(count, "experts"):
+        raise keys.fail("num_experts_per_tok", f"{each}; there are {keys.size(count, 'experts')} experts")
+    width, normalised = keys.size("moe_intermediate_size", "mlp_width"), keys.flag("norm_topk_prob", False)
+    return Experts(keys.size(count, "experts"), each, width, normalised=normalised)
 
 
 def a2d_config(keys: Keys) -> ModelConfig:

@@ -6,7 +6,7 @@ Randomness is shared: where the sampler draws, it is handed our counted draws at
 thing is imposed on it: MASK's logit is minus infinity, as it always is in ours.
 """
 
-# ruff: noqa: C408
+# ruff: noqa: C408, B023, RUF005
 
 from __future__ import annotations
 
@@ -169,9 +169,9 @@ def diffusion_gemma(model: Any, sampler: Path) -> list[Record]:
 
     process, found = Uniform(range(30), V), []
     for settings in (
-        dict(steps=8, bound=4.0, stability=1, confidence=1e-9, end=V),
-        dict(steps=24, bound=60.0, stability=1, confidence=3.5, end=V),
-        dict(steps=8, bound=4.0, stability=1, confidence=1e-9, end=None),
+        dict(steps=4, bound=4.0, stability=1, confidence=1e-9, end=V),
+        dict(steps=6, bound=60.0, stability=1, confidence=3.5, end=V),
+        dict(steps=4, bound=4.0, stability=1, confidence=1e-9, end=None),
     ):
         at = SimpleNamespace(block=-1, step=-1, start=6)
         seeded = Draws.of(5)
