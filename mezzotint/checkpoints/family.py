@@ -125,7 +125,7 @@ class Family:
             entry, first = self.entries(config)[name], 0
             if entry.way == "transposed":
                 rows = [ours[part][0] for part in entry.parts]
-                yield from zip(entry.parts, _whole(slot).T.split(rows), strict=True)
+                yield from zip(entry.parts, torch.split(_whole(slot).T, rows), strict=True)
                 continue
             for part in entry.parts:
                 tensor = torch.empty(ours[part], dtype=slot.dtype)

@@ -246,7 +246,7 @@ def read_part(slot: Slot, first: int, out: Tensor) -> None:
         file.seek(slot.begin + first * width)
 
         def read(into: Tensor) -> None:
-            view = memoryview(into.view(-1).view(torch.uint8).numpy())
+            view = memoryview(into.view(-1).view(torch.uint8).numpy().data)
             while len(view):
                 if not (count := file.readinto(view)):
                     raise CheckpointError(slot.file, "data", "the file ended while it was read", file.tell())

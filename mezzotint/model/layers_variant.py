@@ -194,7 +194,7 @@ class ExpertMLP(nn.Module):
     def mix(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The chosen experts' answers to x `[n, D]`, each expert run once over its tokens."""
         out = torch.zeros_like(x)
-        for expert in chosen.unique().tolist():
+        for expert in torch.unique(chosen).tolist():
             token, place = (chosen == expert).nonzero(as_tuple=True)
             gate, up = F.linear(x[token], self.gate_up[expert]).chunk(2, -1)
             answer = F.linear(self.act(gate) * up, self.down[expert])
@@ -227,10 +227,10 @@ class VariantBlock(Block):
         assert variant is not None
         experts = variant.experts if variant.experts is not None and layer >= variant.experts.first else None
         beside = experts is not None and experts.beside
-        self.attention_norm = make_norm(config)
-        self.attention = VariantAttention(config, layer)
-        self.mlp_norm = make_norm(config)
-        self.mlp = VariantMLP(config, config.mlp_width) if experts is None or beside else ExpertMLP(config, experts)
+        self.attention_norm = make_norm(config)  # type: ignore[assignment]
+        self.attention = VariantAttention(config, layer)  # type: ignore[assignment]
+        self.mlp_norm = make_norm(config)  # type: ignore[assignment]
+        self.mlp = VariantMLP(config, config.mlp_width) if experts is None or beside else ExpertMLP(config, experts)  # type: ignore[assignment]
         self.experts = ExpertMLP(config, experts) if experts is not None and beside else None
         names = ["after_attention", "after_mlp"] if variant.sandwich else []
         names += ["after_own_mlp", "before_experts", "after_experts"] if beside else []
@@ -257,9 +257,9 @@ class VariantBlock(Block):
     def named(self) -> Named:
         """Slots under our names, which are Hugging Face's Llama's where it has one."""
         yield from _under("input_layernorm", self.attention_norm)
-        yield from ((f"self_attn.{name}", tensor) for name, tensor in self.attention.named())
+        yield from ((f"self_attn.{name}", tensor) for name, tensor in self.attention.named())  # type: ignore[operator]
         yield from _under("post_attention_layernorm", self.mlp_norm)
-        yield from ((f"mlp.{name}", tensor) for name, tensor in self.mlp.named())
+        yield from ((f"mlp.{name}", tensor) for name, tensor in self.mlp.named())  # type: ignore[operator]
         if self.experts is not None:
             yield from ((f"experts.{name}", tensor) for name, tensor in self.experts.named())
         for name, norm in self.norms.items():
@@ -275,7 +275,7 @@ class SelfConditioning(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pre_norm = make_norm(config)
-        self.mlp = VariantMLP(config, config.mlp_width)
+        self.mlp = VariantMLP(config, config.mlp_width)  # type: ignore[assignment]
         self.eps = config.norm_eps
 
     def forward(self, x: Tensor, feedback: Tensor | None) -> Tensor:
@@ -285,7 +285,7 @@ class SelfConditioning(nn.Module):
 
     def named(self) -> Named:
         yield from _under("pre_norm", self.pre_norm)
-        yield from self.mlp.named()
+        yield from self.mlp.named()  # type: ignore[operator]
 
 
 def cap(logits: Tensor, variant: Variant) -> Tensor:

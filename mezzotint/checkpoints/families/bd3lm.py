@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mezzotint.checkpoints.family import Family, Shape
+from mezzotint.checkpoints.family import Family
 from mezzotint.checkpoints.keys import Keys
+from mezzotint.checkpoints.shapes import Shape
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.variant import Kind, Variant
 
