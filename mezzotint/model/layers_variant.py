@@ -285,7 +285,7 @@ class SelfConditioning(nn.Module):
 
     def named(self) -> Named:
         yield from _under("pre_norm", self.pre_norm)
-        yield from self.mlp.named()  # type: ignore[operator]
+        yield from self.mlp.named()
 
 
 def cap(logits: Tensor, variant: Variant) -> Tensor:
