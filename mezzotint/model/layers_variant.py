@@ -275,7 +275,7 @@ class SelfConditioning(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pre_norm = make_norm(config)
-        self.mlp = VariantMLP(config, config.mlp_width)  # type: ignore[assignment]
+        self.mlp = VariantMLP(config, config.mlp_width)
         self.eps = config.norm_eps
 
     def forward(self, x: Tensor, feedback: Tensor | None) -> Tensor:
