@@ -21,9 +21,12 @@ from torch import Tensor
 
 from mezzotint.checkpoints import llama
 from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.families.dense import dense_json, llama_config
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import DEQUANTISERS, TYPES, GGUFFile
+from mezzotint.checkpoints.keys import Keys
 from mezzotint.checkpoints.load import Checkpoint, facts_from_json, sha256
+from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import read_header, read_json, read_tensors, save_tensors
 
@@ -42,7 +45,7 @@ def save_blocks(checkpoint: Checkpoint, folder: str | Path) -> Path:
         )  # fmt: skip
         about = {
             "name": checkpoint.name, "license": checkpoint.license, "weights_sha256": checkpoint.weights_sha256(),
-            "blocks_sha256": sha256(part / BLOCKS), "config": llama.config_to_json(checkpoint.config),
+            "blocks_sha256": sha256(part / BLOCKS), "config": dense_json(checkpoint.config),
             "facts": checkpoint.declared(),
         }  # fmt: skip
         with whole_file(part / ABOUT) as file:
@@ -75,10 +78,10 @@ def load_blocks(folder: str | Path) -> Checkpoint:
     about = _about(folder / ABOUT)
     if (actual := sha256(folder / BLOCKS)) != about["blocks_sha256"]:
         raise CheckpointError(folder / BLOCKS, "SHA-256", f"{actual}; expected {about['blocks_sha256']}")
-    config = llama.config_from_json(folder / ABOUT, {**about["config"], "mezzotint": about["facts"]})
+    config = llama_config(Keys(folder / ABOUT, {**about["config"], "mezzotint": about["facts"]}))
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     facts = facts_from_json(folder / ABOUT, about["facts"], tokenizer)
-    weights = _dequantised(folder / BLOCKS, llama.shapes(config))
+    weights = _dequantised(folder / BLOCKS, shapes(config))
     network = Denoiser(config, facts.shift).load(weights)
     found = Checkpoint.of(network, about["name"], tokenizer, facts, about["license"])
     return replace(found, source=folder, sha256=about["weights_sha256"])

@@ -24,14 +24,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mezzotint.checkpoints import fetch, llama
+from mezzotint.checkpoints import families, fetch, llama
 from mezzotint.checkpoints.adapter import FACTS, AdapterFile, Base, read_adapter, save_adapter
 from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.family import Family
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
+from mezzotint.checkpoints.keys import Keys
+from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
-from mezzotint.checkpoints.weights import Slot, read_json, read_slots, read_tensors, refuse_pickle, save_tensors
+from mezzotint.checkpoints.weights import Slot, read_json, read_slots, refuse_pickle, save_tensors
 from mezzotint.model.config import Conditioning, ModelConfig
+from mezzotint.model.stale import BlockReader
 
 if TYPE_CHECKING:
     from mezzotint.model.denoiser import Denoiser
@@ -57,7 +61,8 @@ class Facts:
 
     shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i.
     trained_canvas: have these weights learnt to denoise? whole: only whole texts of `canvas_length`, each one canvas, and
-    not left to right. control: our name -> the reserved token; control_ids: its id.
+    not left to right. visibility: who sees whom in text that is read; under `blocks` a block has `canvas_length` positions.
+    policy: how the family itself decodes, a name in `POLICIES`. control: our name -> the reserved token; control_ids: its id.
     """
 
     family: str = "llama"
@@ -67,6 +72,7 @@ class Facts:
     canvas_length: int = 16
     trained_canvas: bool = False
     whole: bool = False
+    policy: str | None = None
     mask_id: int | None = None
     control: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     control_ids: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -79,6 +85,13 @@ class Facts:
             raise ValueError(f"canvas_length is {self.canvas_length!r}; allowed: 1 to 4096")
         if self.control_ids.get("MASK", self.mask_id) != self.mask_id:
             raise ValueError(f"mask_id is {self.mask_id}, but the control token MASK is {self.control_ids['MASK']}")
+
+    @property
+    def reader(self) -> BlockReader | None:
+        """How a network with these facts reads text; None: causally."""
+        if self.visibility in ("context-causal", "causal"):
+            return None
+        return BlockReader(None if self.visibility == "full" else self.canvas_length)
 
     def with_control(self, control: Mapping[str, str], tokenizer: Tokenizer) -> Facts:
         """These facts with control ids looked up by name. Raises ValueError unless all are distinct special tokens."""
@@ -104,6 +117,7 @@ class Facts:
             "canvas_length": self.canvas_length, "trained_canvas": self.trained_canvas, "control": dict(self.control),
         }  # fmt: skip
         table |= {"whole": True} if self.whole else {}
+        table |= {"policy": self.policy} if self.policy else {}
         return table if self.control or self.mask_id is None else {**table, "mask_id": self.mask_id}
 
 
@@ -122,6 +136,7 @@ class Checkpoint:
     sha256: str | None = None
     license: str | None = None
     adapter: AdapterFile | None = None
+    family: Family = field(default=families.FAMILIES["llama"], repr=False)
     _file: GGUFFile | dict[str, Slot] | Denoiser = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -141,14 +156,22 @@ class Checkpoint:
         if isinstance(self._file, GGUFFile):
             return llama.weights_from_gguf(self._file, self.config)
         if isinstance(self._file, dict):
-            return read_tensors(self._file)
+            return self.family.weights(self._file, self.config)
         return iter(self._file.slots().items())
 
     def denoiser(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Denoiser:
-        """The network with these weights in it, in evaluation mode."""
+        """The network with these weights in it, in evaluation mode: read into place, so that no second copy is in memory."""
         from mezzotint.model.denoiser import Denoiser
 
-        denoiser = Denoiser(self.config, shift=self.facts.shift).load(self.weights())
+        with torch.device("meta"):
+            denoiser = Denoiser(self.config, shift=self.facts.shift, reader=self.facts.reader)
+        made_of = torch.float32 if isinstance(self._file, GGUFFile) else dtype
+        denoiser = denoiser.to(made_of).to_empty(device="cpu")
+        denoiser.make_rotary("cpu")
+        if isinstance(self._file, dict):
+            self.family.fill(denoiser.slots(), self._file, self.config)
+        else:
+            denoiser.load(self.weights())
         if self.adapter is not None:
             self.adapter.put_on(denoiser, self.adapter.config(self.facts.control_ids))
         elif isinstance(self._file, Denoiser) and (adapter := self._file.adapter) is not None:
@@ -238,9 +261,12 @@ class Checkpoint:
         """
         folder = Path(folder)
         with whole_folder(folder) as part:
-            save_tensors(part / "model.safetensors", llama.shapes(self.config), self.weights(), dtype)
+            family = self._written_as()
+            entries = {name: entry.shape for name, entry in family.entries(self.config).items()}
+            save_tensors(part / "model.safetensors", entries, family.stored(self.config, self.weights()), dtype)
             self.tokenizer.to_file(part / "tokenizer.json")
-            table = llama.config_to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
+            assert family.to_json is not None
+            table = family.to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
             if self.tokenizer.eos_ids:
                 table["eos_token_id"] = self.tokenizer.eos_ids[0]
             table["mezzotint"] = self.declared()
@@ -257,6 +283,12 @@ class Checkpoint:
                 save_adapter(part / ADAPTER, adapter, base, self.facts.to_json(), self.facts.control_ids, made)
         return folder
 
+    def _written_as(self) -> Family:
+        """The family whose layout `save` writes. Raises ValueError for one that can only be read."""
+        if self.family.to_json is None:
+            raise ValueError(f"checkpoints of the family {self.family.name} can be read, but not written")
+        return self.family
+
     def declared(self) -> dict[str, Any]:
         """The `mezzotint` table of config.json: facts, and sizes that Hugging Face's keys have no word for."""
         ours = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
@@ -265,8 +297,9 @@ class Checkpoint:
     def card(self) -> str:
         """What it is, in Markdown."""
         c, f = self.config, self.facts
-        count = sum(_product(shape) for shape in llama.shapes(c).values())
+        count = sum(_product(shape) for shape in shapes(c).values())
         rows = {
+            "family": self.family.name,
             "parameters": f"{count / 1e6:.1f} million" if count >= 1e5 else str(count),
             "layers": c.num_layers,
             "width": f"{c.width}, MLP {c.mlp_width}",
@@ -420,8 +453,13 @@ def _from_folder(folder: Path) -> Checkpoint:
     table = read_json(path.read_bytes(), lambda problem: CheckpointError(path, "config", problem, 0))
     if not isinstance(table, dict):
         raise CheckpointError(path, "config", "expected an object", 0)
-    config = llama.config_from_json(path, table)
-    slots = llama.check_slots(read_slots(folder), config, folder)
+    family = families.find(path, table)
+    keys = Keys(path, table)
+    config = family.config(keys)
+    stored = read_slots(folder)
+    if config.num_layers > len(stored):
+        raise CheckpointError(path, "number of layers", f"{config.num_layers}; the files hold {len(stored)} tensors", 0)
+    slots = family.check(stored, config, folder)
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(folder, "tokenizer.json", "missing")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
@@ -429,8 +467,12 @@ def _from_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             path, "'vocab_size'", f"{config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} tokens", 0
         )
-    facts = facts_from_json(path, table.get("mezzotint"), tokenizer)
-    found = Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, _file=slots)
+    declared = family.facts(keys)
+    if "mezzotint" not in table and declared:
+        facts = Facts(family.name, **declared)
+    else:
+        facts = facts_from_json(path, table.get("mezzotint"), tokenizer)
+    found = Checkpoint(folder.resolve().name, config, tokenizer, facts, folder, family=family, _file=slots)
     if not (folder / ADAPTER).is_dir():
         return found
     return replace(found.with_adapter(folder / ADAPTER), name=found.name)
@@ -447,7 +489,7 @@ def facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
         return _with_default_control(Facts(), tokenizer)
     kinds = {
         "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
-        "control": dict, "mask_id": int, "whole": bool, "canvas_role": bool, "condition": dict,
+        "control": dict, "mask_id": int, "whole": bool, "policy": str, "canvas_role": bool, "condition": dict,
     }  # fmt: skip
     if not isinstance(table, dict):
         raise CheckpointError(path, "'mezzotint'", "expected an object", 0)

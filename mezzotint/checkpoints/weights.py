@@ -37,12 +37,13 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor lies: the file, its torch dtype and shape, and the byte of its entry in the header."""
+    """Where a tensor lies: the file, its torch dtype and shape, the byte of its entry in the header and of its data."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     declared_at: int
+    begin: int = 0
 
 
 def refuse_pickle(path: Path) -> None:
@@ -137,7 +138,7 @@ def read_header(path: str | Path) -> dict[str, Slot]:
                 "data_offsets",
             )
         spans.append((span[0], span[1], name))
-        slots[name] = Slot(path, DTYPES[kind][0], tuple(shape), places[name])
+        slots[name] = Slot(path, DTYPES[kind][0], tuple(shape), places[name], start + span[0])
     end = 0
     for begin, stop, name in sorted(spans):
         if begin != end:
@@ -229,6 +230,37 @@ def read_tensors(slots: dict[str, Slot]) -> Iterator[tuple[str, Tensor]]:
                     yield name, file.get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(path, "safetensors", str(error), 0) from None
+
+
+CHUNK = 4 << 20  # elements converted at a time
+
+
+def read_part(slot: Slot, first: int, out: Tensor) -> None:
+    """Fill `out` with the elements of a stored tensor from number `first` on, in its own dtype and place.
+
+    Plain reads, no map: pages of a mapped file would count as memory until it is closed. Raises CheckpointError for a file
+    that has become shorter.
+    """
+    width = DTYPES[NAMES[slot.dtype]][1]
+    with slot.file.open("rb", buffering=0) as file:
+        file.seek(slot.begin + first * width)
+
+        def read(into: Tensor) -> None:
+            view = memoryview(into.view(-1).view(torch.uint8).numpy().data)
+            while len(view):
+                if not (count := file.readinto(view)):
+                    raise CheckpointError(slot.file, "data", "the file ended while it was read", file.tell())
+                view = view[count:]
+
+        if out.dtype == slot.dtype and out.is_contiguous() and out.device.type == "cpu":
+            return read(out.detach())
+        assert out.is_contiguous(), "slots are rows of contiguous tensors"
+        flat = out.detach().view(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            part = flat[start : start + CHUNK]
+            piece = torch.empty(part.numel(), dtype=slot.dtype)
+            read(piece)
+            part.copy_(piece)
 
 
 def save_tensors(

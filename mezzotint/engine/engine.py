@@ -185,6 +185,10 @@ class Engine:
         denoiser = self.denoiser if conditions is None else self.denoiser.following(conditions)
         if self.checkpoint.facts.whole and first.decode != "diffusion":
             raise ValueError(f"{self.checkpoint.name} writes whole canvases, not left to right; use decode 'diffusion'")
+        if first.decode != "diffusion" and denoiser.reader is not None:
+            raise ValueError(
+                f"{self.checkpoint.name} reads no text causally; use decode 'diffusion', not {first.decode!r}"
+            )
         if first.decode == "diffusion":
             network: BlockDenoiser = denoiser
             policy = self._policy(first)
@@ -213,7 +217,7 @@ class Engine:
             policy,
             temperature=request.temperature or policy.temperature,
             guidance=request.guidance if request.guidance != 1 else policy.guidance,
-            canvas_length=facts.canvas_length if facts.whole else policy.canvas_length,
+            canvas_length=facts.canvas_length if facts.whole or facts.policy else policy.canvas_length,
         )
 
     def _drafter(self, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:

@@ -42,10 +42,12 @@ class KVCache:
             raise ValueError(f"cache capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
         self.lengths = torch.zeros(rows, dtype=torch.int64)
-        shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_size)
+        heads, size = config.cached
+        shape = (config.num_layers, rows, heads, capacity, size)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.conditions: tuple[Condition, ...] | None = None
+        self.text: list[list[int]] = [[] for _ in range(rows)]  # ids, for networks that read text again (`stale.py`)
         self.ahead: Tensor | None = None  # [B, V]: causal logits about position lengths[b], set by Denoiser.read
         self._longest = 0  # of lengths: asked for once a layer, so counted once a pass
         self._even = True  # all rows have the same length: slices instead of scatters
@@ -60,6 +62,8 @@ class KVCache:
         if longest + count > self.capacity:
             raise ValueError(f"a pass over {count} positions after {longest} does not fit the cache of {self.capacity}")
         keys, values = self.keys[layer], self.values[layer]
+        if k.shape[1] * k.shape[3] != keys.shape[1] * keys.shape[3]:  # a layer smaller than the largest
+            keys, values = keys[:, : k.shape[1], :, : k.shape[3]], values[:, : k.shape[1], :, : k.shape[3]]
         if self._even:
             keys[:, :, longest : longest + count] = k
             values[:, :, longest : longest + count] = v
@@ -99,6 +103,12 @@ class KVCache:
             raise ValueError(f"cannot truncate rows of length {self.lengths.tolist()} to {lengths.tolist()}")
         if not torch.equal(lengths, self.lengths):
             self.ahead = None  # it was about a position that is no longer next
+        if any(self.text):
+            self.text = [ids[:n] for ids, n in zip(self.text, lengths.tolist(), strict=True)]
+        self._set(lengths.clone())
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Move the border without a claim about what lies before it (`stale.py` keeps account of that)."""
         self._set(lengths.clone())
 
     def fork(self, rows: Tensor | Sequence[int], length: int | None = None, capacity: int | None = None) -> KVCache:
@@ -119,6 +129,7 @@ class KVCache:
         same = torch.equal(lengths, self.lengths[index])
         new.conditions = None if self.conditions is None else tuple(self.conditions[i] for i in index.tolist())
         new.ahead = self.ahead[index] if same and self.ahead is not None else None
+        new.text = [self.text[i][:n] for i, n in zip(index.tolist(), lengths.tolist(), strict=True)]
         new._set(lengths)
         return new
 

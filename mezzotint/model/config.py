@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mezzotint.model.variant import Kind, Variant
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -37,7 +39,10 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-like network. Raises ValueError for sizes that cannot be built."""
+    """A Llama-like network. variant: in what it differs from Llama, None for in nothing.
+
+    Raises ValueError for sizes that cannot be built.
+    """
 
     vocab_size: int
     width: int
@@ -54,6 +59,26 @@ class ModelConfig:
         False  # a vector `[D]` added to canvas embeddings: one set of weights, told which role a place has
     )
     condition: Conditioning | None = None
+    variant: Variant | None = None
+
+    def kind(self, layer: int) -> Kind:
+        """What kind of layer this is."""
+        if self.variant is None:
+            return Kind(self.rope_theta)
+        return self.variant.kinds[self.variant.kind_of[layer]]
+
+    def heads(self, layer: int) -> tuple[int, int, int]:
+        """(query heads, key and value heads, head size) of a layer."""
+        kind = self.kind(layer)
+        return self.num_heads, kind.num_kv_heads or self.num_kv_heads, kind.head_size or self.head_size
+
+    @property
+    def cached(self) -> tuple[int, int]:
+        """(heads, head size) that hold the keys and values of every layer."""
+        if self.variant is None or self.variant.even:
+            return self.num_kv_heads, self.head_size
+        sizes = [self.heads(layer) for layer in range(self.num_layers)]
+        return max(kv for _, kv, _ in sizes), max(size for _, _, size in sizes)
 
     @property
     def prefix(self) -> int:
@@ -72,3 +97,17 @@ class ModelConfig:
             raise ValueError(f"head_size is {self.head_size}; rotary positions need an even size")
         if not self.rope_theta > 0 or not self.norm_eps > 0:
             raise ValueError(f"rope_theta {self.rope_theta} and norm_eps {self.norm_eps} must be positive")
+        if self.variant is not None:
+            self._check(self.variant)
+
+    def _check(self, variant: Variant) -> None:
+        if len(variant.kind_of) != self.num_layers:
+            raise ValueError(f"{self.num_layers} layers, but kinds for {len(variant.kind_of)}")
+        if self.condition is not None and self.condition.way == "adaln":
+            raise ValueError("a condition told by adaln is only known to networks without a variant")
+        for layer in range(self.num_layers):
+            heads, kv_heads, size = self.heads(layer)
+            if kv_heads < 1 or heads % kv_heads or size < 2 or size % 2:
+                raise ValueError(
+                    f"layer {layer} has {heads} heads of {size}, {kv_heads} for keys and values; cannot be"
+                )

@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.model.adapter import Adapter, AdapterConfig, LayerPairs, fill
+from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fill
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.layers import PLAIN, Block, rotary_tables
+from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
+from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -42,29 +44,56 @@ class Prediction(NamedTuple):
 class Denoiser(nn.Module):
     flexible = False  # FlexAttention instead of a dense mask: for long passes without a cache, on a GPU
 
-    def __init__(self, config: ModelConfig, shift: int = 0) -> None:
+    def __init__(self, config: ModelConfig, shift: int = 0, reader: BlockReader | None = None) -> None:
+        """reader: for weights whose clean text is not causal (`stale.py`); None is a causal clean stream."""
         super().__init__()
         if shift not in (0, 1):
             raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
-        self.config, self.shift = config, shift
+        self.config, self.shift, self.reader = config, shift, reader
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        if config.variant is None:
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+            self.norm: nn.Module = nn.RMSNorm(config.width, eps=config.norm_eps)
+        else:
+            self.blocks = nn.ModuleList(VariantBlock(config, layer) for layer in range(config.num_layers))
+            self.norm = make_norm(config)
         told = config.condition
         self.conditioner = None if told is None else Conditioner(told, config.width, config.num_layers)
         self._following: Conditions | None = None
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
-        self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
-        cos, sin = rotary_tables(config)
+        variant = config.variant
+        bias = variant is not None and variant.head_bias
+        self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=bias)
+        self.self_conditioning: SelfConditioning | None = None
+        self.position_embedding: nn.Embedding | None = None
+        self.layer_scalars: nn.Parameter | None = None  # [layers, 2]: at clean and at canvas places
+        if variant is not None:
+            self.self_conditioning = SelfConditioning(config) if variant.self_conditioning else None
+            if variant.learned_positions:
+                self.position_embedding = nn.Embedding(config.max_length, config.width)
+            if variant.layer_scalars:
+                self.layer_scalars = nn.Parameter(torch.ones(config.num_layers, 2))
         self.cos: Tensor
         self.sin: Tensor
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.rotary: list[Tensor] = []  # of a variant: frequencies of each kind of layer
+        self.make_rotary()
         self.adapter: Adapter | None = None
+
+    def make_rotary(self, device: torch.device | str | None = None) -> None:
+        """Tables of rotary positions; again after a network was made without memory (`device="meta"`)."""
+        config = self.config
+        if config.variant is None:
+            for name, table in zip(("cos", "sin"), rotary_tables(config), strict=True):
+                self.register_buffer(name, table.to(device), persistent=False)
+            return
+        layers = [config.variant.kind_of.index(kind) for kind in range(len(config.variant.kinds))]
+        self.rotary = [rotary_frequencies(config.kind(layer), config.heads(layer)[2]) for layer in layers]
 
     def adapt(self, config: AdapterConfig) -> Denoiser:
         """Put a fresh adapter on these weights: it says what they say until it has learnt (its control rows apart)."""
         weight = self.embedding.weight
+        if self.config.variant is not None and not self.config.variant.even:
+            raise ValueError("an adapter needs layers of one shape without experts; this network's layers differ")
         head = weight if self.head is None else self.head.weight
         self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
         return self
@@ -75,9 +104,19 @@ class Denoiser(nn.Module):
         """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it."""
         c = self.config
         q, kv = c.num_heads * c.head_size, c.num_kv_heads * c.head_size
-        slots = {"model.embed_tokens.weight": self.embedding.weight, "model.norm.weight": self.norm.weight}
+        slots: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding.weight}
+        slots |= {f"model.norm.{name}": tensor for name, tensor in self.norm.named_parameters()}
         if self.head is not None:
-            slots["lm_head.weight"] = self.head.weight
+            slots |= {f"lm_head.{name}": tensor for name, tensor in self.head.named_parameters()}
+        if self.position_embedding is not None:
+            slots["model.embed_positions.weight"] = self.position_embedding.weight
+        if self.layer_scalars is not None:
+            for i, scalars in enumerate(self.layer_scalars):
+                slots |= {
+                    f"model.layers.{i}.scalar.{role}": scalars[n : n + 1] for n, role in enumerate(("clean", "canvas"))
+                }
+        if self.self_conditioning is not None:
+            slots |= {f"model.self_conditioning.{name}": tensor for name, tensor in self.self_conditioning.named()}
         if self.canvas_role is not None:
             slots["mezzotint.canvas_role"] = self.canvas_role
         if self.conditioner is not None:
@@ -85,6 +124,9 @@ class Denoiser(nn.Module):
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             p = f"model.layers.{i}."
+            if isinstance(block, VariantBlock):
+                slots |= {p + name: tensor for name, tensor in block.named()}
+                continue
             qkv, gate_up = block.attention.qkv.weight, block.mlp.gate_up.weight
             slots[p + "input_layernorm.weight"] = block.attention_norm.weight
             slots[p + "self_attn.q_proj.weight"] = qkv[:q]
@@ -117,7 +159,7 @@ class Denoiser(nn.Module):
             raise ValueError("an adapter with self-conditioning cannot be merged: plain weights hear no feedback")
         tied = self.config.tied_head and adapter.control_out is None
         role = self.config.canvas_role or adapter.role is not None
-        other = Denoiser(replace(self.config, tied_head=tied, canvas_role=role), self.shift)
+        other = Denoiser(replace(self.config, tied_head=tied, canvas_role=role), self.shift, self.reader)
         own = self.slots()
         for name, slot in other.slots().items():
             if name in own:
@@ -191,19 +233,14 @@ class Denoiser(nn.Module):
         """`forward` up to the last block: `[B, T, D]`, before the final norm."""
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
-        mask: BlockMask | Tensor | None
-        if self.flexible and cache is None:
-            mask = visible.block_mask(places)
-        else:
-            seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
-            seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
-            group = self.config.num_heads // self.config.num_kv_heads
-            mask = None if bool(seen.all()) else seen[:, None].repeat(1, 1, group, 1)
         if feedback is not None and not self.self_conditioned:
             raise ValueError("this checkpoint declares no feedback; pass feedback=None")
         adapter = self.adapter
         gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
+        if self.config.variant is not None:
+            return self._variant_states(x, tokens, places, visible, cache, condition, feedback, gate)
+        mask = self._mask(visible, places, cache, 0)
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
         x, modulation = self._told(x, places, condition, cache)
@@ -215,20 +252,80 @@ class Denoiser(nn.Module):
             x = block(x, cos, sin, mask, layer, cache, terms, modulation[layer])
         return x
 
+    def _mask(
+        self, visible: Visibility, places: Places, cache: KVCache | Recorded | None, layer: int
+    ) -> BlockMask | Tensor | None:
+        """Who sees whom in this layer: bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask."""
+        if self.flexible and cache is None:
+            return visible.block_mask(places)
+        seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
+        seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
+        heads, kv_heads, _ = self.config.heads(layer)
+        return None if bool(seen.all()) else seen[:, None].repeat(1, 1, heads // kv_heads, 1)
+
+    def _variant_states(
+        self, x: Tensor, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None,
+        condition: Conditions | None, feedback: Tensor | None, gate: Gate | None,
+    ) -> Tensor:  # fmt: skip
+        """`states` of a network that is not a Llama, from its embeddings `[B, T, D]` on."""
+        variant, adapter = self.config.variant, self.adapter
+        assert variant is not None
+        x = x * variant.embed_scale
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(places.position)
+        canvas = (places.role != CLEAN)[:, :, None]
+        if self.self_conditioning is not None:
+            x = torch.where(canvas, self.self_conditioning(x, feedback), x)
+        if self.canvas_role is not None:
+            x = x + canvas * self.canvas_role
+        x, modulation = self._told(x, places, condition, cache)
+        if adapter is not None and gate is not None:
+            x = adapter.embed(x, tokens, places, feedback)
+        if self.layer_scalars is not None:
+            modulation = list(self.layer_scalars[:, canvas.long()[..., 0]][..., None])
+        masks: list[BlockMask | Tensor | None] = []
+        angles: list[tuple[Tensor, Tensor]] = []
+        for kind, frequency in zip(variant.kinds, self.rotary, strict=True):
+            rule = visible if kind.window is None else visible.within_context(kind.window)
+            layer = variant.kind_of.index(len(masks))
+            masks.append(self._mask(rule, places, cache, layer))
+            angle = places.position[..., None].float() * frequency.to(x.device)  # [B, T, pairs]
+            angle = torch.cat((angle, angle), -1)[:, :, None]
+            grown = 1.0 if kind.scaling is None else kind.scaling.attention
+            angles.append(((angle.cos() * grown).to(x.dtype), (angle.sin() * grown).to(x.dtype)))
+        for layer, block in enumerate(self.blocks):
+            kind_of = variant.kind_of[layer]
+            terms = PLAIN if adapter is None or gate is None else adapter.terms(layer, gate)
+            x = block(x, *angles[kind_of], masks[kind_of], layer, cache, terms, modulation[layer])
+        return x
+
     def speak(self, hidden: Tensor, role: Tensor) -> Logits:
         """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
-        logits = F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        head, variant = self.head, self.config.variant
+        if variant is None:
+            logits = F.linear(hidden, self.embedding.weight if head is None else head.weight)
+        else:
+            logits = cap(F.linear(hidden, self.embedding.weight) if head is None else head(hidden), variant)
         return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
 
     @property
     def self_conditioned(self) -> bool:
+        if self.self_conditioning is not None:
+            return True
         return self.adapter is not None and self.adapter.self_conditioning is not None
+
+    @property
+    def hears_tempered(self) -> bool:
+        """Does it hear what it said at the temperature of the step, rather than at 1 (DiffusionGemma)?"""
+        return self.self_conditioning is not None
 
     def encode_feedback(self, logits: Logits) -> Tensor | None:
         """What was said of places `[..., V]`, as feedback to the next pass over them `[..., D]`; None if it is not heard."""
+        weight, variant = self.embedding.weight, self.config.variant
+        if self.self_conditioning is not None and variant is not None:
+            return logits.float().softmax(-1).to(weight.dtype) @ weight * variant.embed_scale
         if self.adapter is None or self.adapter.self_conditioning is None:
             return None
-        weight = self.embedding.weight
         return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)
 
     def _told(
@@ -253,7 +350,10 @@ class Denoiser(nn.Module):
 
         tokens `[B, T]` right-padded, counts int64 `[B]` of real tokens a row (0 leaves a row as it is). every: logits of
         all T rows (about position + 1), else of each row's last real token. Sets `cache.ahead` where a row read.
+        A network with a `reader` reads as that says.
         """
+        if self.reader is not None:
+            return self.reader.read(self, tokens, counts, cache)
         step = torch.arange(tokens.shape[1])
         position = cache.lengths[:, None] + step
         valid = step < counts[:, None]
@@ -284,6 +384,8 @@ class Denoiser(nn.Module):
         tokens and positions int64 `[B, C]` in order, valid bool `[B, C]`. feedback `[B, C, D]`: from the logits that the
         last pass over this canvas gave. Keeps nothing.
         """
+        if self.reader is not None:
+            return self.reader.denoise(self, tokens, valid, cache)
         places = Places.of(torch.where(valid, positions, 0), torch.full_like(positions, CANVAS), valid=valid)
         logits = self(tokens, places, context_causal(), cache, None, condition, feedback).logits
         return self._unshift(logits, cache)
@@ -296,6 +398,8 @@ class Denoiser(nn.Module):
         masks int64 `[B, C]` stand in the shadows' places. A shifted checkpoint speaks about a position from the one before
         it, so there a shadow repeats the token before, and the canvas's first position has the causal logits.
         """
+        if self.reader is not None:
+            raise ValueError("a shadow pass needs a causal clean stream, which these weights do not have")
         count = tokens.shape[1]
         role = torch.cat((torch.full_like(positions, CANVAS), torch.full_like(positions, SHADOW)), 1)
         twice = torch.cat((valid, valid), 1)

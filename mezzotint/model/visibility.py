@@ -93,6 +93,19 @@ class Visibility:
             self.cacheable,
         )
 
+    def within_context(self, window: int) -> Visibility:
+        """Only keys less than `window` positions before a clean place, or before the canvas of one that is on it.
+
+        So a canvas sees the whole of itself and the same clean keys from everywhere (DiffusionGemma's sliding layers).
+        """
+        if window < 1:
+            raise ValueError(f"window is {window}; it must be at least 1")
+        return Visibility(
+            f"{self.name} within context {window}",
+            (*self.rules, lambda q, k: q.start - k.position < window),
+            self.cacheable,
+        )
+
     def allowed(self, q: Places, k: Places) -> Tensor:
         seen = k.valid & q.valid & (q.document == k.document)
         for rule in self.rules:

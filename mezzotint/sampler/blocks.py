@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from mezzotint.draws import Draws
 from mezzotint.sampler.canvas import ACCEPTED, OPEN, Canvas
@@ -31,6 +32,24 @@ def committed(
     stop = next((n for n, token in enumerate(tokens) if token in stop_ids and free[n]), None)
     end = len(tokens) if stop is None else stop + 1
     return tokens[:end], [ACCEPTED if s == OPEN else s for s in status[:end]], stop is not None
+
+
+def _room(denoiser: BlockDenoiser, start: int, length: int) -> int:
+    """Positions of a canvas at `start`: `length`, or up to the end of the block where the network's own blocks end."""
+    reader = getattr(denoiser, "reader", None)
+    room = None if reader is None else reader.room(start)
+    return length if room is None else min(room, length)
+
+
+def _begin(canvas: Canvas, ahead: Tensor, sampler: Sampler) -> None:
+    """Accept what the last commit says of the first position. ahead `[B, V]`."""
+    banned = [i for i in {*sampler.banned, sampler.process.mask_id} if i is not None]
+    probs = ahead.to(torch.float64).index_fill(-1, torch.tensor(banned, dtype=torch.int64), -torch.inf).softmax(-1)
+    first = torch.zeros_like(canvas.open)
+    first[:, 0] = True
+    best = probs.max(-1)
+    shape = canvas.tokens.shape
+    canvas.accept(best.indices[:, None].expand(shape), first, best.values[:, None].expand(shape), -1)
 
 
 def block_frames(
@@ -60,9 +79,16 @@ def block_frames(
     block = 0
     while active:
         here = draws.rows(torch.tensor(active)).at(block=block)
-        width = min(length, max(max_tokens - written[r] for r in active))
+        rooms = [
+            _room(denoiser, start, min(length, max_tokens - written[r]))
+            for start, r in zip(cache.lengths.tolist(), active, strict=True)
+        ]
+        width = max(rooms)
         lock = torch.tensor([[locks[r].get(written[r] + n, -1) for n in range(width)] for r in active])
         canvas = Canvas.blank(sampler.process, cache.lengths, width, here, lock)
+        canvas.valid = torch.arange(width) < torch.tensor(rooms)[:, None]
+        if sampler.decoding.first_from_commit and cache.ahead is not None:
+            _begin(canvas, cache.ahead, sampler)
         starts = cache.lengths.tolist()
         for step in sampler.steps(canvas, cache, here):
             for i in step.running.nonzero()[:, 0].tolist():
@@ -82,7 +108,7 @@ def block_frames(
         lengths: list[int] = []
         ended: list[int] = []
         for i, r in enumerate(active):
-            room = max_tokens - written[r]
+            room = rooms[i]
             tokens, status, stopped = committed(
                 canvas.tokens[i, :room].tolist(), canvas.status[i, :room].tolist(), (lock[i] < 0).tolist(), stop_ids
             )

@@ -14,6 +14,8 @@ papers and other people's code.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -206,6 +208,45 @@ def dream(score: Score | None = None, eps: float = 1e-3) -> Rule:
         return _best(score.of(proposal, canvas, draws), canvas.open, count)
 
     return Rule(f"dream({score.name})", choose, needs=score.needs)
+
+
+def in_blocks(size: int, rule: Rule) -> Rule:
+    """`rule`, kept to the first block of `size` positions that has something open; blocks start at multiples of it.
+
+    Fast-dLLM v2's sub-blocks (arXiv 2509.26328).
+    """
+    if size < 1:
+        raise ValueError(f"block size is {size}; it must be at least 1")
+
+    def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
+        block = canvas.positions // size
+        first = torch.where(canvas.open, block, torch.iinfo(torch.int64).max).amin(-1, keepdim=True)
+        inside = dataclasses.replace(canvas, valid=canvas.valid & (block == first))
+        return rule(proposal, inside, s, draws)
+
+    return Rule(f"in_blocks({size}, {rule.name})", choose, needs=rule.needs, memory=rule.memory)
+
+
+def fixed_steps_in_blocks(size: int, score: Score | None = None) -> Rule:
+    """`fixed_steps` over the blocks of `size` that a canvas has, left to right, each with its share of the steps.
+
+    LLaDA's semi-autoregressive decoding (arXiv 2502.09992): later blocks stay masked and are seen. The number of steps
+    must be a multiple of the number of blocks.
+    """
+    score = score or by_confidence()
+    if size < 1:
+        raise ValueError(f"block size is {size}; it must be at least 1")
+
+    def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
+        step = (canvas.level - s).clamp(min=1e-12)
+        total, left = (1 / step).round(), (canvas.level / step).round().clamp(min=1)
+        each = (total / math.ceil(canvas.tokens.shape[1] / size)).clamp(min=1).floor()
+        active = ((total - left) // each)[:, None]
+        inside = canvas.open & ((canvas.positions - canvas.positions[:, :1]) // size == active)
+        count = (inside.sum(-1) / ((left - 1) % each + 1)).ceil().to(torch.int64)
+        return _best(score.of(proposal, canvas, draws), inside, count)
+
+    return Rule(f"fixed_steps_in_blocks({size}, {score.name})", choose, needs=score.needs)
 
 
 def origin(eps: float = 1e-3) -> Rule:
@@ -597,7 +638,8 @@ class Decoding:
 
     When a row stops (by `stop`, or at level 0 after the last step), the positions that `settle` names take the argmax.
     levels: the way down from 1 to 0, None for the schedule's own grid. guidance: how strongly the condition is followed,
-    0 not at all, 1 as the network says, more exaggerates; any but 1 needs two branches (`guidance.py`).
+    0 not at all, 1 as the network says, more exaggerates; any but 1 needs two branches (`guidance.py`). first_from_commit: a
+    shifted network's last commit already says what the next block begins with, and that is taken (Fast-dLLM v2).
     """
 
     accept: Rule = field(default_factory=lambda: above(0.9))
@@ -609,6 +651,7 @@ class Decoding:
     settle: Rule = field(default_factory=the_rest)
     levels: Levels | None = None
     guidance: float = 1.0
+    first_from_commit: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "canvas_length"):
@@ -712,6 +755,23 @@ POLICIES: dict[str, Policy] = {
     "dream-origin": Policy(
         lambda: Decoding(origin(), temperature=1.0),
         "each open one with probability 1 - s/t", "Dream (origin), MDLM",
+    ),
+    "llada-blocks": Policy(
+        lambda: Decoding(fixed_steps_in_blocks(32), canvas_length=128, num_steps=128),
+        "as `llada`, block after block of 32 in a canvas of 128", "LLaDA, arXiv 2502.09992",
+    ),
+    "sdar": Policy(
+        lambda: Decoding(above(0.85)),
+        "confidence above 0.85, at least one", "SDAR (low_confidence_dynamic)",
+    ),
+    "llada2": Policy(
+        lambda: Decoding(above(0.95), canvas_length=32),
+        "confidence above 0.95, at least one", "LLaDA2.0",
+    ),
+    "fast-dllm-v2": Policy(
+        lambda: Decoding(in_blocks(8, above(0.9)), canvas_length=32, first_from_commit=True),
+        "as `threshold`, sub-block after sub-block of 8; the commit's last logits give a block's first token",
+        "Fast-dLLM v2, arXiv 2509.26328",
     ),
     "left-to-right": Policy(
         lambda: Decoding(left_to_right()),

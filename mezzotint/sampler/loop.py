@@ -150,7 +150,9 @@ class Sampler:
             shadow=None if shadow is None else chance(canvas.tokens, shadow, shadow.logsumexp(-1, keepdim=True)),
             open=canvas.open,
             probs=probs,
-            feedback=self._feedback(logits),
+            feedback=self._feedback(
+                logits / heat if drawn and getattr(self.denoiser, "hears_tempered", False) else logits
+            ),
         )
 
     def _feedback(self, logits: Logits) -> Tensor | None:

@@ -1,0 +1,105 @@
+"""Networks whose clean text is not causal: what is cached of it holds only up to a border, the rest is read again.
+
+    blocks of 4     [k k k k | k k k k | t t ? ?]    whole blocks are kept; the tail is part of the canvas's block
+    full            [t t t t t t t t t t ? ? ? ?]    nothing is kept: every pass computes the whole text
+
+A cache of such a network knows the ids of its text (`cache.text`). Behind the border its slots hold keys of an earlier pass,
+which the next one overwrites. Sources: SDAR, LLaDA2 and Fast-dLLM v2 (blocks), LLaDA and Dream (full).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mezzotint.model.cache import KVCache
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, full
+from mezzotint.shapes import Logits, Tokens, Where
+
+if TYPE_CHECKING:
+    from mezzotint.model.denoiser import Denoiser, Prediction
+
+
+@dataclass(frozen=True)
+class BlockReader:
+    """size: positions of a block that starts at a multiple of it; None when everyone sees everyone."""
+
+    size: int | None = None
+
+    @property
+    def visible(self) -> Visibility:
+        return full() if self.size is None else blocks(self.size)
+
+    def border(self, length: int) -> int:
+        """How much of a text of this length is final."""
+        return 0 if self.size is None else length // self.size * self.size
+
+    def room(self, start: int) -> int | None:
+        """Positions left in the block that a canvas at `start` belongs to; None: as many as one likes."""
+        return None if self.size is None else self.size - start % self.size
+
+    def read(self, denoiser: Denoiser, tokens: Tokens, counts: Tensor, cache: KVCache) -> Prediction:
+        """Append clean text to the cache's; compute the blocks that it completes, and only those.
+
+        `cache.ahead` is then the last row of a text that ends with a block (what a shifted network says of the next
+        position), else None. The prediction has one row of logits a text: that, or zeros.
+        """
+        from mezzotint.model.denoiser import Prediction
+
+        length = cache.lengths
+        text = [ids + row[:n] for ids, row, n in zip(cache.text, tokens.tolist(), counts.tolist(), strict=True)]
+        old = torch.tensor([self.border(n) for n in length.tolist()])
+        new = torch.tensor([self.border(len(ids)) for ids in text])
+        ends = [len(ids) for ids in text]
+        cache.ahead, cache.text = None, text
+        vocabulary, width = denoiser.config.vocab_size, denoiser.config.width
+        logits = denoiser.embedding.weight.new_zeros(len(text), 1, vocabulary)
+        hidden = denoiser.embedding.weight.new_zeros(len(text), 1, width)
+        if bool((new > old).any()):
+            pieces = [ids[a:b] for ids, a, b in zip(text, old.tolist(), new.tolist(), strict=True)]
+            rows, valid = _padded(pieces, tokens.device)
+            places = _places(rows, old, valid, CLEAN)
+            cache.rewind(old)
+            last = (new - old - 1).clamp(min=0)[:, None].to(tokens.device)
+            logits, _, hidden = denoiser(rows, places, self.visible, cache, last)
+            if bool((new == torch.tensor(ends)).all()):
+                cache.ahead = logits[:, 0]
+        cache.rewind(torch.tensor(ends))
+        return Prediction(logits, torch.tensor(ends)[:, None], hidden)
+
+    def denoise(self, denoiser: Denoiser, tokens: Tokens, valid: Where, cache: KVCache) -> Logits:
+        """As `Denoiser.denoise`, the text behind the border read again before the canvas."""
+        lengths = cache.lengths
+        border = torch.tensor([self.border(n) for n in lengths.tolist()])
+        tails = [ids[b:] for ids, b in zip(cache.text, border.tolist(), strict=True)]
+        rows, real = _padded(
+            [[*tail, *row[:n]] for tail, row, n in zip(tails, tokens.tolist(), valid.sum(-1).tolist(), strict=True)],
+            tokens.device,
+        )
+        cache.rewind(border)
+        logits = denoiser(rows, _places(rows, border, real, CANVAS), self.visible, cache).logits
+        cache.rewind(lengths)
+        first = torch.tensor([len(tail) for tail in tails], device=tokens.device)[:, None]
+        wanted = first + torch.arange(tokens.shape[1], device=tokens.device) - denoiser.shift  # [B, C]
+        index = wanted.clamp(0, rows.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[-1])
+        found = logits.gather(1, index)
+        if cache.ahead is None:
+            return found
+        return torch.where((wanted < 0)[..., None], cache.ahead[:, None].to(found.dtype), found)
+
+
+def _padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids `[B, T]`, zeros behind the end, and which of them are real."""
+    width = max(1, *map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    counts = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < counts[:, None]
+
+
+def _places(rows: Tensor, start: Tensor, valid: Tensor, role: int) -> Places:
+    position = start[:, None].to(rows.device) + torch.arange(rows.shape[1], device=rows.device)
+    position = torch.where(valid, position, 0)
+    return Places.of(position, torch.full_like(position, role), start=position, valid=valid)

@@ -1,0 +1,143 @@
+"""Every family against its reference implementation: logits of a tiny checkpoint in its layout, in every way we compute them.
+
+The goldens were recorded by `tests/golden/families/make.py`; the weights are made from the tensors' names (`toy.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+import toy_folder
+from torch import Tensor
+
+from mezzotint.checkpoints.families import FAMILIES, find
+from mezzotint.checkpoints.load import Checkpoint, load
+from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.stale import BlockReader
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, blocks, context_causal, full
+
+TOLERANCE = 1e-4
+
+
+def checkpoint_of(name: str, folder: Path) -> Checkpoint:
+    """A family's tiny checkpoint, written and loaded."""
+    tensors = toy_folder.write(name, folder)
+    assert toy.checksum(tensors) == toy_folder.golden(name)["checksum"]
+    return load(folder)
+
+
+def near(logits: Tensor, expected: list[list[float]]) -> None:
+    wanted = torch.tensor(expected)
+    assert logits.shape == wanted.shape
+    assert float((logits - wanted).abs().max()) < TOLERANCE
+
+
+def places(count: int, role: int, first: int = 0) -> Places:
+    position = torch.arange(first, first + count)[None]
+    return Places.of(position, torch.full_like(position, role))
+
+
+def row(tokens: list[int]) -> Tensor:
+    return torch.tensor([tokens])
+
+
+def causal(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """One pass; into a cache at once, in pieces, and beside a shorter row; FlexAttention."""
+    tokens, expected = mode["tokens"], mode["logits"]
+    count = len(tokens)
+    near(denoiser(row(tokens), places(count, CLEAN), context_causal()).logits[0], expected)
+    for pieces in ([count], [1] * count, [3, count - 3]):
+        cache, first, said = denoiser.new_cache(1, count), 0, []
+        for size in pieces:
+            part = row(tokens[first : first + size])
+            said.append(denoiser.read(part, torch.tensor([size]), cache, every=True).logits[0])
+            first += size
+        near(torch.cat(said), expected)
+        near(cache.ahead, expected[-1:])
+    cache = denoiser.new_cache(2, count + 2)
+    both = torch.tensor([tokens, tokens[:4] + [0] * (count - 4)])
+    logits = denoiser.read(both, torch.tensor([count, 4]), cache, every=True).logits
+    near(logits[0], expected)
+    near(logits[1, :4], expected[:4])
+    rest = torch.tensor([[0, 0], tokens[4:6]])
+    near(denoiser.read(rest, torch.tensor([0, 2]), cache, every=True).logits[1], expected[4:6])
+    denoiser.flexible = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
+        near(denoiser(row(tokens), places(count, CLEAN), context_causal()).logits[0], expected)
+    denoiser.flexible = False
+
+
+def denoised(denoiser: Denoiser, context: list[int], canvas: list[int], feedback: Tensor | None = None) -> Tensor:
+    """Logits `[C, V]` as the weights give them, the context read into a cache."""
+    cache = denoiser.new_cache(1, len(context) + len(canvas))
+    denoiser.read(row(context), torch.tensor([len(context)]), cache)
+    shift, denoiser.shift = denoiser.shift, 0
+    positions = torch.arange(len(context), len(context) + len(canvas))[None]
+    valid = torch.ones(1, len(canvas), dtype=torch.bool)
+    logits = denoiser.denoise(row(canvas), positions, valid, cache, None, feedback)[0]
+    denoiser.shift = shift
+    return logits
+
+
+def canvas(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """Behind a cache, and in one pass with its context."""
+    context, tokens, expected = mode["context"], mode["canvas"], mode["logits"]
+    near(denoised(denoiser, context, tokens), expected)
+    both = places(len(context), CLEAN).cat(places(len(tokens), CANVAS, len(context)))
+    near(denoiser(row(context + tokens), both, context_causal()).logits[0, len(context) :], expected)
+
+
+def feedback(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """The next call hears what the last one said, at the temperature of its step."""
+    said = denoised(denoiser, mode["context"], mode["canvas"])
+    heard = denoiser.encode_feedback(said[None] / mode["temperature"])
+    near(denoised(denoiser, mode["context"], mode["next"], heard), mode["logits"])
+
+
+def whole(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """Everyone sees everyone: one pass, and as a canvas behind any part of the text."""
+    tokens, expected = mode["tokens"], mode["logits"]
+    near(denoiser(row(tokens), places(len(tokens), CLEAN), full()).logits[0], expected)
+    denoiser.reader = BlockReader(None)
+    for known in (1, 5):
+        near(denoised(denoiser, tokens[:known], tokens[known:]), expected[known:])
+
+
+def block(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """One pass; and each block as a canvas behind the cached ones, from its start and from its middle, rows uneven."""
+    tokens, expected, size = mode["tokens"], mode["logits"], mode["size"]
+    near(denoiser(row(tokens), places(len(tokens), CLEAN), blocks(size)).logits[0], expected)
+    denoiser.reader = BlockReader(size)
+    for known in (size, size + 1, 2 * size - 1, 2 * size):
+        end = (known // size + 1) * size
+        near(denoised(denoiser, tokens[:known], tokens[known:end]), expected[known:end])
+    cache = denoiser.new_cache(2, len(tokens))
+    denoiser.read(torch.tensor([tokens[:5], [*tokens[:3], 0, 0]]), torch.tensor([5, 3]), cache)
+    denoiser.read(torch.tensor([tokens[5:8], [tokens[3], 0, 0]]), torch.tensor([3, 1]), cache)
+    shift, denoiser.shift = denoiser.shift, 0
+    logits = denoiser.denoise(torch.tensor([tokens[8:12], tokens[4:8]]), torch.zeros(2, 4), torch.ones(2, 4) > 0, cache)
+    denoiser.shift = shift
+    near(logits[0], expected[8:12])
+    near(logits[1], expected[4:8])
+
+
+CHECKS = {"causal": causal, "canvas": canvas, "feedback": feedback, "full": whole, "blocks": block}
+
+
+@pytest.mark.parametrize("name", toy_folder.NAMES)
+def test_logits(name: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(name, tmp_path)
+    with torch.inference_mode():
+        for mode in toy_folder.golden(name)["modes"]:
+            CHECKS[mode["mode"]](checkpoint.denoiser(), mode)
+
+
+def test_every_family_has_a_golden_or_is_listed_as_unverified() -> None:
+    verified = {find(Path("config.json"), toy_folder.golden(name)["config"]).name for name in toy_folder.NAMES}
+    assert verified == {name for name, family in FAMILIES.items() if family.reference}
