@@ -176,9 +176,10 @@ def answered(question: Noul | Choice | Score, chances: list[float]) -> dict[str,
         probabilities = dict(zip(names, chances, strict=True))
         return {"type": "choice", "choice": names[best], "probabilities": probabilities, "confidence": chances[best]}
     mean = sum(level * chance for level, chance in enumerate(chances)) / (sum(chances) or 1)
-    legend = [_said(level) for level in question.criteria]
+    levels = list(map(str, range(len(chances))))
     return {
-        "type": "score", "score": round(mean, 6), "probabilities": chances, "legend": legend, "confidence": chances[best],
+        "type": "score", "score": round(mean, 6), "probabilities": dict(zip(levels, chances, strict=True)),
+        "legend": dict(zip(levels, question.criteria, strict=True)), "confidence": chances[best],
     }  # fmt: skip
 
 
