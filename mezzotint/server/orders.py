@@ -112,11 +112,12 @@ def _condition(engine: Engine, body: ConditionBody | None) -> Condition | None:
     }  # fmt: skip
     if "class_label" in given and given["class_label"] not in known["class_label"]:
         raise bad(
-            f"class_label is {given['class_label']}; this model has {len(known['class_label'])} classes", "condition"
+            f"condition: class_label is {given['class_label']}; this model has {len(known['class_label'])} classes",
+            "condition",
         )
     if "embedding" in given:
         if len(given["embedding"]) not in known["embedding"]:
-            raise bad(f"this model follows no embedding of {len(given['embedding'])} numbers", "condition")
+            raise bad(f"condition: this model follows no embedding of {len(given['embedding'])} numbers", "condition")
         given["embedding"] = tuple(given["embedding"])
     try:
         return Condition(**given)
