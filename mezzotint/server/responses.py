@@ -75,9 +75,8 @@ class Responses(Sampling):
         if self.instructions:
             messages.insert(0, Message(role="system", content=self.instructions))
         shared = {name: getattr(self, name) for name in Sampling.model_fields if name != "stream_options"}
-        return Chat.model_construct(
-            **shared, messages=messages, max_completion_tokens=self.max_output_tokens, **(self.model_extra or {})
-        )
+        extra = {name: value for name, value in self.extra.items() if name not in Chat.model_fields}  # of a chat alone
+        return Chat.model_construct(**extra, **shared, messages=messages, max_completion_tokens=self.max_output_tokens)
 
 
 class Told:

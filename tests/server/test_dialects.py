@@ -198,6 +198,20 @@ def test_responses_take_messages_and_instructions(client, base, engine):
         assert error["param"].startswith(param)
 
 
+def test_a_chats_own_fields_mean_nothing_in_a_response(base, engine):
+    body = {
+        "input": "Mia has",
+        "max_output_tokens": 8,
+        "seed": 3,
+        "messages": -1,
+        "logprobs": "x",
+        "max_completion_tokens": 1,
+    }
+    told = post(base, "/v1/responses", body)
+    wanted = engine.generate(mz.Request("Mia has", raw=True, max_tokens=8, seed=3))[0].text
+    assert told["output"][0]["content"][0]["text"] == wanted and "messages" in told["warning"]
+
+
 def test_an_earlier_deadline_ends_a_response(base):
     body = {"input": "Mia has", "max_output_tokens": 400, "deadline_ms": 1}
     told = httpx.post(f"{base}/v1/responses", json=body, timeout=30)
