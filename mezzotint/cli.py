@@ -571,16 +571,21 @@ def serve(
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
-    Logs are JSON lines on stderr; they hold no prompts and no keys. SIGTERM exits with 0.
+    Logs are JSON lines on stderr; they hold no prompts and no keys. SIGTERM exits with 0. The process that serves is
+    started again when it is killed.
     """
     import importlib.util
 
     lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
     if lacking:
         raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
-    from mezzotint.server.run import serve
+    from mezzotint.server.keeper import inherited, keep
     from mezzotint.server.settings import Settings
 
+    if api_keys == "-":
+        raise BadInput(
+            "keys are read from a file, so that a server that is started again finds them; standard input is none"
+        )
     keys = [line.strip() for line in read_text(api_keys).splitlines() if line.strip()] if api_keys else []
     if api_keys and not keys:
         raise BadInput(f"{api_keys} holds no key; write one a line")
@@ -596,6 +601,11 @@ def serve(
         deadline=deadline,
     )
 
+    link = inherited()
+    if link is None:
+        sys.exit(keep(settings))
+    from mezzotint.server.run import serve as run
+
     def load() -> Engine:
         engine, _ = _load(model, adapter)
         if engine.checkpoint.facts.whole:
@@ -604,7 +614,7 @@ def serve(
             )
         return engine
 
-    serve(load, settings)
+    run(load, settings, link)
 
 
 @app.command(cls=NamesInHelp)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from mezzotint.checkpoints.load import Checkpoint
 from mezzotint.draws import Draws
-from mezzotint.engine.request import Event, Finished, Reply, Request, Text
+from mezzotint.engine.overtime import Overtime
+from mezzotint.engine.request import Event, Finished, Reply, Request, Scores, Text
 from mezzotint.model.condition import NULL
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.blocks import BlockDenoiser, block_frames
-from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.decoding import POLICIES, Decoding, the_rest
 from mezzotint.sampler.guidance import Branches
+from mezzotint.sampler.lens import BranchLens, Lens, Note, Scored
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
 from mezzotint.sampler.speculate import SelfSpeculation
@@ -118,19 +121,22 @@ class Engine:
         traces = [Trace(self.header(request)) for request in requests]
         texts = ["" for _ in requests]
         reasons = ["length" for _ in requests]
+        scores: list[list[Scored]] = [[] for _ in requests]
         for event in self._events(requests):
             if isinstance(event, Frame):
                 traces[event.row].add(event)
             elif isinstance(event, Text):
                 texts[event.row] += event.piece
+            elif isinstance(event, Scores):
+                scores[event.row] += event.scores
             else:
                 reasons[event.row] = event.reason
         stop_ids = self.stop_ids
         replies = []
-        for text, reason, trace in zip(texts, reasons, traces, strict=True):
+        for text, reason, trace, worth in zip(texts, reasons, traces, scores, strict=True):
             ids = trace.replay()
             ids = ids[:-1] if reason == "stop" and ids and ids[-1] in stop_ids else ids
-            replies.append(Reply(text, ids, "stop" if reason == "stop" else "length", trace))
+            replies.append(Reply(text, ids, "stop" if reason == "stop" else "length", trace, worth))
         return replies
 
     def header(self, request: Request) -> dict[str, object]:
@@ -157,9 +163,15 @@ class Engine:
         began = time.perf_counter()
         decoders = [self.tokenizer.stream_decoder() for _ in requests]
         written = [0] * len(requests)
+        finished = set[int]()
+        overtime = None if requests[0].deadline is None else Overtime(requests[0].deadline)
+        note = None if requests[0].logprobs is None else Note(requests[0].logprobs, requests[0].top_logprobs)
         with torch.inference_mode():
-            for frame in self._frames(requests):
+            for frame in self._frames(requests, overtime, note):
+                scores = [] if note is None else note.take(frame)
                 frame = replace(frame, seconds=round(time.perf_counter() - began, 4))
+                if frame.row in finished:
+                    continue  # it ran out of time, others did not yet
                 yield frame
                 if not frame.committed:
                     continue
@@ -168,14 +180,22 @@ class Engine:
                 locked = frame.status[len(new) - 1] == 0
                 stopped = new[-1] in self.stop_ids and not locked
                 piece = decoders[frame.row].push(new[:-1] if stopped else new)
-                over = stopped or written[frame.row] >= self._longest(requests[frame.row])
-                piece += decoders[frame.row].finish() if over else ""
+                full = written[frame.row] >= self._longest(requests[frame.row])
+                late = overtime is not None and overtime.over()
+                piece += decoders[frame.row].finish() if stopped or full or late else ""
+                if note is not None:
+                    yield Scores(frame.row, scores[:-1] if stopped else scores, *note.cost())
                 if piece:
                     yield Text(frame.row, piece)
-                if over:
-                    yield Finished(frame.row, "stop" if stopped else "length")
+                if stopped or full or late:
+                    yield Finished(frame.row, "stop" if stopped else "length" if full else "deadline")
+                    finished.add(frame.row)
+                    if len(finished) == len(requests):
+                        return
 
-    def _frames(self, requests: Sequence[Request]) -> Iterator[Frame]:
+    def _frames(
+        self, requests: Sequence[Request], overtime: Overtime | None = None, note: Note | None = None
+    ) -> Iterator[Frame]:
         first = requests[0]
         prompts = [self.prompt_ids(request) for request in requests]
         draws = Draws.of([request.seed for request in requests])
@@ -190,10 +210,13 @@ class Engine:
                 f"{self.checkpoint.name} reads no text causally; use decode 'diffusion', not {first.decode!r}"
             )
         if first.decode == "diffusion":
-            network: BlockDenoiser = denoiser
+            network: BlockDenoiser = self._lens(denoiser, requests, prompts, note)
             policy = self._policy(first)
+            if overtime is not None:
+                policy = replace(policy, stop=policy.stop | overtime.rule, settle=policy.settle | the_rest())
             if policy.guidance != 1:
-                network = Branches(self.denoiser, conditions, [self.null_ids(request) for request in requests])
+                branches = Branches(self.denoiser, conditions, [self.null_ids(request) for request in requests])
+                network = self._lens(branches, requests, prompts, note)
             sampler = Sampler(network, self.checkpoint.process, policy, self.banned)
             ask = (sampler, network, prompts, self._longest(first), draws, locks, self.stop_ids)
             if first.blocks_in_flight > 1:
@@ -207,8 +230,19 @@ class Engine:
             return speculation.frames(prompts, first.max_tokens, draws, locks)
         drafter = None if first.decode == "ar" else self._drafter(first, prompts)
         length = 0 if drafter is None else first.draft_length
-        verified = Verified(denoiser, drafter, length, first.temperature, stop_ids=self.stop_ids)
+        seen = self._lens(denoiser, requests, prompts, note)
+        verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks)
+
+    def _lens(
+        self, network: Any, requests: Sequence[Request], prompts: Sequence[Sequence[int]], note: Note | None
+    ) -> Any:
+        """The network as these requests see it: itself, unless one tilts it or log-probabilities are asked for."""
+        tilts = [replace(request.tilt, temperature=request.temperature) for request in requests]
+        if note is None and not any(tilts):
+            return network
+        kind = BranchLens if isinstance(network, Branches) else Lens
+        return kind(network, tilts, [len(prompt) for prompt in prompts], note)
 
     def _policy(self, request: Request) -> Decoding:
         policy = POLICIES[request.policy]() if isinstance(request.policy, str) else request.policy
@@ -246,4 +280,5 @@ class Engine:
 def _way(request: Request) -> tuple[object, ...]:
     """What requests that share forwards have in common."""
     shared = (request.decode, request.max_tokens, request.temperature, request.draft, request.draft_length)
-    return (*shared, repr(request.policy), request.blocks_in_flight, request.guidance)
+    heard = (request.logprobs, request.top_logprobs, request.deadline)
+    return (*shared, repr(request.policy), request.blocks_in_flight, request.guidance, *heard)

@@ -8,12 +8,15 @@ from typing import Literal
 
 from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.lens import LOGPROBS, NONE, Scored, Tilt
 from mezzotint.sampler.speculate import MOST_FOR_ALL
 from mezzotint.sampler.trace import Frame, Trace
 
 DECODE = ("ar", "verified", "diffusion")
-DRAFTS = ("fixed-point", "random", "text", "self", "self-last", "self-two-call")
+OWN_DRAFTS = ("self", "self-last", "self-two-call")
+DRAFTS = ("fixed-point", "random", "text", *OWN_DRAFTS)
 MOST_BLOCKS = 16
+MOST_TOP = 20  # others named beside a token's log-probability
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class Request:
     canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. condition: a
     class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
-    a step. choice: which of several answers with one seed; each has draws of its own. Raises ValueError for values out of range.
+    a step. choice: which of several answers with one seed; each has draws of its own. tilt: penalties, bias, top_p.
+    logprobs: commit, final or causal (`sampler/lens.py`), with the top_logprobs likeliest tokens. deadline: by then (a time
+    of `time.monotonic`) the answer is ended with the best that there is. Raises ValueError for values out of range.
     """
 
     prompt: str | Sequence[Mapping[str, str]] = ""
@@ -47,6 +52,10 @@ class Request:
     condition: Condition | None = None
     guidance: float = 1.0
     choice: int = 0
+    tilt: Tilt = NONE
+    logprobs: Literal["commit", "final", "causal"] | None = None
+    top_logprobs: int = 0
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt and self.condition is None:
@@ -83,6 +92,16 @@ class Request:
             raise ValueError(f"seed is {self.seed}; it must be a 64-bit integer")
         if not 0 <= self.choice < 2**31:
             raise ValueError(f"choice is {self.choice}; it must be a number from 0 up")
+        if self.logprobs not in (None, *LOGPROBS):
+            raise ValueError(f"logprobs is {self.logprobs!r}; allowed: {', '.join(LOGPROBS)}")
+        if not 0 <= self.top_logprobs <= MOST_TOP:
+            raise ValueError(f"top_logprobs is {self.top_logprobs}; it must lie between 0 and {MOST_TOP}")
+        if self.logprobs is not None and (self.guidance != 1 or self.blocks_in_flight != 1):
+            raise ValueError(
+                "logprobs need guidance 1 and one block in flight: they are those of one view of one canvas"
+            )
+        if (self.logprobs is not None or self.tilt) and self.draft in OWN_DRAFTS and self.decode == "verified":
+            raise ValueError(f"bias, penalties and logprobs are not there with draft {self.draft!r}; take another")
         if any(offset < 0 for offset in self.locks):
             raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
 
@@ -99,21 +118,32 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A row is over. reason: stop (the model ended it) or length."""
+class Scores:
+    """What the ids of the next piece of text are worth, where a request asks for logprobs. calls, positions: what it cost."""
 
     row: int
-    reason: Literal["stop", "length"]
+    scores: list[Scored]
+    calls: int = 0
+    positions: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row is over. reason: stop (the model ended it), length or deadline."""
+
+    row: int
+    reason: Literal["stop", "length", "deadline"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer, its ids (without the stop token) and every call that made it."""
+    """The answer, its ids (without the stop token), every call that made it, and what each id is worth if that was asked."""
 
     text: str
     ids: list[int]
     reason: Literal["stop", "length"]
     trace: Trace
+    scores: list[Scored] = field(default_factory=list)
 
 
-Event = Frame | Text | Finished
+Event = Frame | Scores | Text | Finished

@@ -1,7 +1,7 @@
 """Answers: events of the engine made into what clients read, whole or chunk by chunk.
 
-Frame, Text, Finished  ->  pieces (row, text, how it ended)  ->  choices, or deltas
-                           stop strings cut, nothing of one let through
+Frame, Scores, Text, Finished  ->  pieces (row, text, how it ended, log-probabilities)  ->  choices, or deltas
+                                   stop strings cut, nothing of one let through
 """
 
 from __future__ import annotations
@@ -14,28 +14,35 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mezzotint.engine.engine import Engine
-from mezzotint.engine.request import Finished, Text
-from mezzotint.sampler.canvas import OPEN
-from mezzotint.sampler.trace import Frame
+from mezzotint.engine.request import Finished, Scores, Text
+from mezzotint.sampler.trace import Frame, Trace
+from mezzotint.server.frames import Film, draft
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order
+from mezzotint.server.scores import Placed, Row, chat_logprobs, text_logprobs
 from mezzotint.server.stops import Stops
 from mezzotint.server.worker import Stream
 
-NOISE = "\u2591"  # a position that is still noise, in a snapshot
-
 
 class Piece(NamedTuple):
-    """Text of a row, which replaces what was shown of it if it is a snapshot. reason: how the row ended, with its last piece."""
+    """Text of a row, which replaces what was shown of it if it is a snapshot. reason: how the row ended, with its last piece.
+
+    scores: of the tokens that begin in it, if they were asked for. frame: what a call did, in a piece without text.
+    """
 
     row: int
     text: str
     reason: str | None = None
+    scores: Sequence[Placed] | None = None
+    frame: dict[str, Any] | None = None
 
 
 @dataclass
 class Answer:
-    """One request being answered: what was read of its stream, and what it cost."""
+    """One request being answered: what was read of its stream, and what it cost.
+
+    filmed: frames are among the pieces. traced: they are kept in `traces`.
+    """
 
     kind: str  # chat or text
     model: str
@@ -43,42 +50,69 @@ class Answer:
     order: Order
     stops: Sequence[str]
     metrics: Metrics
+    engine: Engine
+    filmed: bool = False
+    traced: bool = False
     tokens: int = 0
     calls: int = 0
     positions: int = 0
+    late: bool = False  # its own deadline ended it
     reasons: dict[int, str] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = ""
 
     def __post_init__(self) -> None:
         self.id = f"{'chatcmpl' if self.kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+        if self.traced:
+            self.traces = [Trace(self.engine.header(request)) for request in self.order.requests]
 
-    async def pieces(self, stream: Stream[Any], snapshots: Engine | None = None) -> AsyncGenerator[Piece]:
+    @property
+    def scored(self) -> bool:
+        return any(request.logprobs is not None for request in self.order.requests)
+
+    async def pieces(self, stream: Stream[Any], snapshots: bool = False) -> AsyncGenerator[Piece]:
         """Committed text of every row; snapshots: the first row's whole text after every call instead, drafts included."""
         cutters = [Stops(self.stops) for _ in self.order.requests]
-        shown, last = "", stream.queued
-        first = True
+        films = [Film(self.engine) for _ in self.order.requests]
+        scores = [Row(self.engine.tokenizer) for _ in self.order.requests]
+        texts = ["" for _ in self.order.requests]
+        last, first = stream.queued, True
         try:
             async for item in stream:
                 if isinstance(item, Frame):
                     self._count(item)
-                    if snapshots is not None and item.kind != "read":
-                        yield Piece(item.row, shown + cutters[0].held + _draft(snapshots, item))
-                elif item.row in self.reasons:
+                    if snapshots and item.kind != "read":
+                        yield Piece(item.row, texts[0] + cutters[0].held + draft(self.engine, item))
+                    if self.filmed and item.kind != "read" and item.row not in self.reasons:
+                        yield Piece(item.row, "", frame=films[item.row].shot(item))
                     continue
-                elif isinstance(item, Text):
+                row = item.row
+                if isinstance(item, Scores):
+                    self.calls, self.positions = self.calls + item.calls, self.positions + item.positions
+                    scores[row].push(item.scores)
+                if row in self.reasons or isinstance(item, Scores):
+                    continue
+                reason = None
+                if isinstance(item, Text):
                     now = time.monotonic()
                     self.metrics.committed(now - last, first)
                     last, first = now, False
-                    text, over = cutters[item.row].push(item.piece)
-                    shown += text
-                    if text or over:
-                        yield self._piece(item.row, text, "stop" if over else None, shown if snapshots else None)
+                    text, over = cutters[row].push(item.piece)
                 elif isinstance(item, Finished):
-                    text, over = cutters[item.row].push("", last=True)
-                    shown += text
+                    text, over = cutters[row].push("", last=True)
                     self.tokens -= item.reason == "stop"  # the end token is none of the text's
-                    yield self._piece(item.row, text, "stop" if over else item.reason, shown if snapshots else None)
+                    self.late |= item.reason == "deadline"
+                    reason = "length" if item.reason == "deadline" else item.reason
+                reason = "stop" if over else reason
+                texts[row] += text
+                if reason is not None:
+                    self.reasons[row] = reason
+                if text or reason is not None:
+                    placed = (
+                        scores[row].shown(len(texts[row]), reason is not None and not over) if self.scored else None
+                    )
+                    yield Piece(row, texts[row] if snapshots else text, reason, placed)
                 if len(self.reasons) == len(self.order.requests):
                     break
         finally:
@@ -86,24 +120,23 @@ class Answer:
         self.metrics.succeeded(list(self.reasons.values()), stream.age, stream.waited)
 
     def _count(self, frame: Frame) -> None:
+        if self.traces:
+            self.traces[frame.row].add(frame)
         self.calls += frame.calls
         self.positions += frame.positions if frame.calls else 0
         self.tokens += frame.committed if frame.row not in self.reasons else 0
-
-    def _piece(self, row: int, text: str, reason: str | None, whole: str | None) -> Piece:
-        if reason is not None:
-            self.reasons[row] = reason
-        return Piece(row, text if whole is None else whole, reason)
 
     # -- whole ---------------------------------------------------------------------------------------------------------
 
     async def whole(self, stream: Stream[Any]) -> dict[str, Any]:
         texts = ["" for _ in self.order.requests]
+        scores: list[list[Placed]] = [[] for _ in self.order.requests]
         async for piece in self.pieces(stream):
             texts[piece.row] += piece.text
-        return self.of_texts(texts)
+            scores[piece.row] += piece.scores or []
+        return self.of_texts(texts, scores if self.scored else None)
 
-    def of_texts(self, texts: Sequence[str]) -> dict[str, Any]:
+    def of_texts(self, texts: Sequence[str], scores: Sequence[Sequence[Placed]] | None = None) -> dict[str, Any]:
         choices = []
         for row, text in enumerate(texts):
             said = (
@@ -111,8 +144,12 @@ class Answer:
                 if self.kind == "chat"
                 else {"text": text}
             )
-            choices.append({"index": row, **said, "finish_reason": self.reasons[row], "logprobs": None})
+            logprobs = None if scores is None else self._logprobs(scores[row])
+            choices.append({"index": row, **said, "finish_reason": self.reasons[row], "logprobs": logprobs})
         return self._object("", choices, usage=self.usage())
+
+    def _logprobs(self, placed: Sequence[Placed]) -> dict[str, Any]:
+        return (chat_logprobs if self.kind == "chat" else text_logprobs)(self.engine.tokenizer, placed)
 
     def counts(self) -> dict[str, int]:
         """For the log."""
@@ -127,6 +164,7 @@ class Answer:
             "diffusion": {
                 "calls": self.calls, "positions": self.positions,
                 "tokens_per_call": round(self.tokens / self.calls, 4) if self.calls else 0.0,
+                **({"ended_by": "deadline"} if self.late else {}),
             },
         }  # fmt: skip
 
@@ -139,16 +177,21 @@ class Answer:
                 yield self._chunk(row, {"role": "assistant", "content": ""})
         async with aclosing(pieces):
             async for piece in pieces:
-                if piece.text:
-                    yield self._chunk(piece.row, {"content": piece.text})
+                if piece.frame is not None:
+                    yield self._chunk(piece.row, {}, diffusion=piece.frame)
+                if piece.text or piece.scores:
+                    yield self._chunk(piece.row, {"content": piece.text}, scores=piece.scores)
                 if piece.reason is not None:
                     yield self._chunk(piece.row, {}, piece.reason)
         if include_usage:
             yield self._object(".chunk", [], usage=self.usage())
 
-    def _chunk(self, row: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    def _chunk(
+        self, row: int, delta: dict[str, str], reason: str | None = None, scores: Sequence[Placed] | None = None, **more: Any
+    ) -> dict[str, Any]:  # fmt: skip
         said = {"delta": delta} if self.kind == "chat" else {"text": delta.get("content", "")}
-        return self._object(".chunk", [{"index": row, **said, "finish_reason": reason, "logprobs": None}])
+        logprobs = self._logprobs(scores) if scores else None
+        return self._object(".chunk", [{"index": row, **said, "finish_reason": reason, "logprobs": logprobs}], **more)
 
     def _object(self, chunk: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         name = f"chat.completion{chunk}" if self.kind == "chat" else "text_completion"
@@ -157,14 +200,3 @@ class Answer:
         return {
             **head, "choices": choices, "system_fingerprint": self.fingerprint, "seed": self.order.seed, **told, **more,
         }  # fmt: skip
-
-
-def _draft(engine: Engine, frame: Frame) -> str:
-    """The canvas of a call as text; what is still mask is shown as a shaded block."""
-    mask, text, run = engine.checkpoint.facts.mask_id, "", list[int]()
-    for token, status in zip(frame.tokens, frame.status, strict=True):
-        if status == OPEN and token == mask:
-            text, run = text + engine.tokenizer.decode(run) + NOISE, []
-        else:
-            run.append(token)
-    return text + engine.tokenizer.decode(run)

@@ -1,7 +1,12 @@
 """The application: routes, and nothing of how text is made.
 
-POST /v1/chat/completions  /v1/completions  /v1/instant-edit
-GET  /v1/models  /v1/models/{id}  /health  /ready  /metrics  /openapi.json
+POST /v1/chat/completions  /v1/instant-edit
+     /v1/completions  /v1/fim/completions  /v1/infill       fim.py
+     /v1/edit/completions  /v1/apply/completions             codes.py
+     /v1/responses                                           responses.py
+     /v1/decisions                                           decisions.py
+     /v1/embeddings  /tokenize  /detokenize                  tokens.py
+GET  /v1/models  /v1/models/{id}  /v1/traces/{id}  /health  /ready  /version  /metrics  /openapi.json
 """
 
 from __future__ import annotations
@@ -9,26 +14,32 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
+from mezzotint.server import codes, decisions, fim, responses, tokens
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
-from mezzotint.server.orders import chat_order, completion_order, edit_order, seed_of
+from mezzotint.server.orders import chat_order, edit_order, seed_of
 from mezzotint.server.service import Service, ignored
-from mezzotint.server.settings import Settings
-from mezzotint.server.wire import Chat, Completion, EditAnswer, InstantEdit, param
+from mezzotint.server.settings import MOST_PROMPTS, Settings
+from mezzotint.server.sse import STREAMED
+from mezzotint.server.wire import Chat, EditAnswer, InstantEdit, param
 from mezzotint.server.worker import Cancelled, Worker
 
 STATUSES = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503, 504)
 REFUSALS = {404: "there is nothing at this address", 405: "this address does not take that method"}
 ERROR = {"description": "what was wrong", "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+class Lines(Response):
+    media_type = "application/x-ndjson"
 
 
 def build(worker: Worker, settings: Settings) -> Guard:
@@ -40,6 +51,8 @@ def build(worker: Worker, settings: Settings) -> Guard:
     )  # fmt: skip
     _errors(app, service.metrics)
     _text_routes(app, service)
+    for part in (fim, codes, responses, decisions, tokens):
+        part.add(app, service)
     _other_routes(app, service)
     for path in app.openapi()["paths"].values():
         for operation in path.values():
@@ -50,24 +63,13 @@ def build(worker: Worker, settings: Settings) -> Guard:
 def _text_routes(app: FastAPI, service: Service) -> None:
     most = service.settings.max_tokens
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(body: Chat, request: Request) -> Response:
         """An answer to a conversation."""
-        engine = service.engine_for(body)
         if body.diffusing and body.n != 1:
             raise bad("diffusing shows one answer; leave n out", "n")
-        order = await asyncio.to_thread(chat_order, engine, body, most)
-        return await service.decode(
-            request, body, service.answer("chat", order, body), engine if body.diffusing else None
-        )  # fmt: skip
-
-    @app.post("/v1/completions")
-    async def completions(body: Completion, request: Request) -> Response:
-        """A text continued, or filled up to its suffix."""
-        if body.suffix:
-            return await service.fill(request, body)
-        order = await asyncio.to_thread(completion_order, service.engine_for(body), body, most)
-        return await service.decode(request, body, service.answer("text", order, body))
+        order = await service.ordered(chat_order, body, most)
+        return await service.decode(request, body, service.answer("chat", order, body), body.diffusing)
 
     @app.post("/v1/instant-edit", response_model_exclude_none=True)
     async def instant_edit(body: InstantEdit, request: Request) -> EditAnswer:
@@ -105,6 +107,15 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         service.check_name(name)
         return card()
 
+    @app.get("/v1/traces/{id}", response_class=Lines)
+    async def trace(id: str, choice: Annotated[int, Query(ge=0, le=MOST_PROMPTS)] = 0) -> Response:
+        """Every call of an answer that was asked for with `trace`, as JSON lines that `mezzotint replay` reads."""
+        return Lines(service.traces.lines(id, choice))
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": mezzotint.__version__}
+
     @app.get("/health")
     @app.get("/v1/health", include_in_schema=False)
     async def health() -> dict[str, str]:
@@ -119,7 +130,7 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         worker.ready()
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         text = service.metrics.text(int(worker.running is not None), worker.num_waiting)
         return Response(text, media_type="text/plain; version=0.0.4")

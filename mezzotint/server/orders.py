@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,11 +18,13 @@ from mezzotint.edit.presets import preset
 from mezzotint.edit.router import choose
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Request
+from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
+from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
 from mezzotint.server.errors import bad
-from mezzotint.server.settings import LONGEST_HOLE, MOST_PROMPTS
-from mezzotint.server.wire import Chat, Completion, InstantEdit, Sampling
+from mezzotint.server.settings import LATE, LONGEST_HOLE, MOST_PROMPTS
+from mezzotint.server.wire import Chat, Completion, ConditionBody, InstantEdit, Sampling
 
 TOO_LONG = "context_length_exceeded"
 SHORT = 16  # tokens of a completion that says nothing of its length
@@ -35,6 +39,12 @@ class Order:
     num_read: int
     seed: int
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long it may take by its own deadline, waiting included."""
+        deadline = self.requests[0].deadline if self.requests else None
+        return math.inf if deadline is None else max(0.0, deadline - time.monotonic()) + LATE
 
 
 def seed_of(given: int | None) -> int:
@@ -64,15 +74,24 @@ def completion_order(engine: Engine, body: Completion, most: int) -> Order:
 
 def _order(engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str, most: int, *notes: str) -> Order:
     """Every answer may have `most` tokens, or as many as the context has room for."""
-    decode = body.decode or ("diffusion" if body.quality or body.policy else "verified")
+    began = time.monotonic()
+    decode = body.decode or ("diffusion" if body.quality or body.policy or body.guidance != 1 else "verified")
+    if body.guidance != 1 and decode != "diffusion":
+        raise bad(f"guidance changes diffusion only; decode is {decode!r}", "guidance")
     policy, seed = _policy(body, decode), seed_of(body.seed)
+    shared = Request(
+        "-", False, decode, 1, body.temperature, seed, policy=policy, condition=_condition(engine, body.condition),
+        guidance=body.guidance,
+        tilt=_tilt(engine, body), logprobs=None if body.scored is None else body.logprobs_at,
+        top_logprobs=body.scored or 0,
+        deadline=None if body.deadline_ms is None else began + body.deadline_ms / 1000,
+    )  # fmt: skip
     asked = []
     for prompt in prompts:
         if not prompt:
             raise bad("the prompt is empty; give some text", param)
-        _fits(engine, prompt, param)
-        raw = isinstance(prompt, str)
-        asked.append(Request(prompt, raw, decode, 1, body.temperature, seed, policy=policy))
+        fits(engine, prompt, param)
+        asked.append(replace(shared, prompt=prompt, raw=isinstance(prompt, str)))
     try:
         lengths = [len(engine.prompt_ids(request)) for request in asked]
     except ValueError as error:
@@ -80,6 +99,43 @@ def _order(engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str
     room = engine.denoiser.config.max_length - max(lengths)
     rows = [replace(request, max_tokens=min(most, room), choice=n) for request in asked for n in range(body.n)]
     return Order(rows, sum(lengths), seed, list(notes))
+
+
+def _condition(engine: Engine, body: ConditionBody | None) -> Condition | None:
+    """Raises ApiError for one that the weights do not know."""
+    if body is None:
+        return None
+    given = body.model_dump(exclude_none=True)
+    told = engine.denoiser.config.condition
+    known = {
+        "class_label": range(told.classes if told else 0), "embedding": [told.embedding] if told and told.embedding else [],
+    }  # fmt: skip
+    if "class_label" in given and given["class_label"] not in known["class_label"]:
+        raise bad(
+            f"condition: class_label is {given['class_label']}; this model has {len(known['class_label'])} classes",
+            "condition",
+        )
+    if "embedding" in given:
+        if len(given["embedding"]) not in known["embedding"]:
+            raise bad(f"condition: this model follows no embedding of {len(given['embedding'])} numbers", "condition")
+        given["embedding"] = tuple(given["embedding"])
+    try:
+        return Condition(**given)
+    except ValueError as error:
+        raise bad(str(error), "condition") from None
+
+
+def _tilt(engine: Engine, body: Sampling) -> Tilt:
+    """Raises ApiError for a bias of what is no id."""
+    bias, size = dict[int, float](), engine.tokenizer.vocab_size
+    for name, nats in body.logit_bias.items():
+        if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < size):
+            raise bad(f"logit_bias names id {name[:20]!r}; ids are 0 to {size - 1}", "logit_bias")
+        bias[int(name)] = nats
+    return Tilt(
+        bias, body.presence_penalty, body.frequency_penalty, body.repetition_penalty, max(body.top_k, 0), body.top_p,
+        body.min_p,
+    )  # fmt: skip
 
 
 def _policy(body: Sampling, decode: str) -> str | Decoding:
@@ -92,7 +148,7 @@ def _policy(body: Sampling, decode: str) -> str | Decoding:
     return body.policy
 
 
-def _fits(engine: Engine, prompt: Prompt, param: str) -> None:
+def fits(engine: Engine, prompt: Prompt, param: str) -> None:
     """Refuses what no tokenisation makes short enough, before time is spent on one."""
     text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
     context = engine.denoiser.config.max_length
@@ -101,8 +157,11 @@ def _fits(engine: Engine, prompt: Prompt, param: str) -> None:
 
 
 def suffix_order(engine: Engine, body: Completion, most: int, seed: int) -> Callable[[Engine, Report], Infilled]:
-    """What fills the place between prompt and suffix. Raises ApiError."""
+    """What fills the place between prompt and suffix. Penalties have nothing to count there. Raises ApiError."""
     body.refuse_unsupported()
+    for name, neutral in (("logit_bias", {}), ("logprobs", None), ("condition", None), ("guidance", 1)):
+        if getattr(body, name) != neutral:
+            raise bad(f"{name} is not supported where a place before a suffix is filled; leave it out", name)
     if not engine.checkpoint.facts.trained_canvas:
         raise bad(f"{engine.checkpoint.name} has not learnt to denoise, so it fills nothing in", "suffix")
     if len(body.prompt) != 1 or body.n != 1:
@@ -110,7 +169,7 @@ def suffix_order(engine: Engine, body: Completion, most: int, seed: int) -> Call
     policy, prompt, suffix = _policy(body, body.decode or "diffusion"), body.prompt[0], body.suffix or ""
     if body.decode not in (None, "diffusion"):
         raise bad(f"decode is {body.decode!r}; a place before a suffix is filled by diffusion", "decode")
-    _fits(engine, prompt + suffix, "prompt")
+    fits(engine, prompt + suffix, "prompt")
     text = literal(prompt, before_hole=True) + "[[ ]]" + literal(suffix)
     length = min(body.max_tokens or SHORT, most, LONGEST_HOLE)
 

@@ -1,4 +1,4 @@
-"""Run: a socket, a worker that loads the model, and uvicorn between them, until a signal ends it.
+"""Run: the keeper's socket, a worker that loads the model, and uvicorn between them, until a signal ends it.
 
 SIGTERM or Ctrl-C: no new connections; what is being answered has the grace to end, the rest gets an error.
 """
@@ -15,6 +15,7 @@ import uvicorn
 
 from mezzotint.engine.engine import Engine
 from mezzotint.server.app import build
+from mezzotint.server.keeper import Link
 from mezzotint.server.logs import log
 from mezzotint.server.patient import patient
 from mezzotint.server.settings import Settings
@@ -27,9 +28,13 @@ HEADERS = 1 << 16  # bytes of all headers together
 class Server(uvicorn.Server):
     """uvicorn, whose end is also the worker's."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker, grace: float, serving: Callable[[], None]) -> None:
         super().__init__(config)
-        self.worker, self.grace = worker, grace
+        self.worker, self.grace, self.serving = worker, grace, serving
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log("shutting_down")
@@ -40,8 +45,8 @@ class Server(uvicorn.Server):
         self.worker.stop()
 
 
-def serving(load: Callable[[], Engine], settings: Settings) -> Server:
-    """A server that is ready to run, its worker started. load: makes the engine."""
+def serving(load: Callable[[], Engine], settings: Settings, serves: Callable[[], None] = lambda: None) -> Server:
+    """A server that is ready to run, its worker started. load: makes the engine. serves: called when it answers."""
     server: Server
 
     def failed() -> None:
@@ -53,29 +58,17 @@ def serving(load: Callable[[], Engine], settings: Settings) -> Server:
         server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip
-    server = Server(config, worker, settings.grace)
+    server = Server(config, worker, settings.grace, serves)
     worker.start()
     return server
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Raises OSError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-
-
-def url(bound: socket.socket) -> str:
-    host, port, *_ = bound.getsockname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-
-
-def serve(load: Callable[[], Engine], settings: Settings) -> None:
-    """Until a signal. Raises OSError for an address that cannot be had, and what loading the model raised."""
+def serve(load: Callable[[], Engine], settings: Settings, link: Link) -> None:
+    """On the keeper's socket, until a signal. Raises what loading the model raised."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it would quote what clients send
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn takes it, and hands it on when all is done
-    with listen(settings) as bound:
-        server = serving(load, settings)
-        log("listening", url=url(bound), model=settings.name)
+    with link.bound as bound:
+        server = serving(load, settings, link.serving)
         server.run(sockets=[bound])
     if server.worker.failure is not None:
         raise server.worker.failure

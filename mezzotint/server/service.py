@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 import mezzotint
+from mezzotint.edit.infill import Infilled
 from mezzotint.engine.engine import Engine
 from mezzotint.server.answers import Answer, Piece
 from mezzotint.server.errors import ApiError, of
@@ -19,16 +20,19 @@ from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order, seed_of, suffix_order
 from mezzotint.server.settings import Settings
 from mezzotint.server.sse import EventStream, watched
+from mezzotint.server.traces import Traces
 from mezzotint.server.wire import Body, Completion, Sampling
 from mezzotint.server.worker import Cancelled, Stream, Worker
 
 T = TypeVar("T")
+B = TypeVar("B", bound=Body)
 
 
 class Service:
     def __init__(self, worker: Worker, settings: Settings) -> None:
         self.worker, self.settings, self.name = worker, settings, settings.name
         self.metrics = Metrics(settings.name)
+        self.traces = Traces()
         self.began = int(time.time())
 
     def engine_for(self, body: Body) -> Engine:
@@ -44,7 +48,10 @@ class Service:
 
     def answer(self, kind: str, order: Order, body: Sampling) -> Answer:
         order.notes.extend(ignored(body))
-        return Answer(kind, self.name, f"mezzotint-{mezzotint.__version__}", order, body.stop, self.metrics)
+        return Answer(
+            kind, self.name, f"mezzotint-{mezzotint.__version__}", order, body.stop, self.metrics, self.worker.ready(),
+            filmed=body.stream and body.stream_options.include_diffusion, traced=body.trace,
+        )  # fmt: skip
 
     async def first(self, request: Request, stream: Stream[T]) -> T:
         """The one result of a call."""
@@ -79,24 +86,46 @@ class Service:
                     async for event in events:
                         yield event
             finally:
-                request.state.log |= answer.counts()
+                self.done(request, answer)
 
         return EventStream(chunks(), stream, self.settings.patience, self.failed(request))
 
-    async def decode(
-        self, request: Request, body: Sampling, answer: Answer, snapshots: Engine | None = None
-    ) -> Response:
+    async def decode(self, request: Request, body: Sampling, answer: Answer, snapshots: bool = False) -> Response:
         """Queue the rows of an answer, and give it whole or as a stream."""
-        stream = self.worker.generate(answer.order.requests, self.settings.deadline)
-        if body.stream or snapshots is not None:
+        stream = self.queued(answer)
+        if body.stream or snapshots:
             return self.streamed(request, body, answer, answer.pieces(stream, snapshots), stream)
+        return JSONResponse(await self.whole(request, answer, stream))
+
+    async def ordered(self, make: Callable[[Engine, B, int], Order], body: B, most: int) -> Order:
+        """An order, made off the event loop: it tokenises."""
+        return await asyncio.to_thread(make, self.engine_for(body), body, most)
+
+    def queued(self, answer: Answer) -> Stream[Any]:
+        return self.worker.generate(answer.order.requests, min(self.settings.deadline, answer.order.seconds))
+
+    async def whole(self, request: Request, answer: Answer, stream: Stream[Any]) -> dict[str, Any]:
         async with watched(request.receive, stream):
             whole = await answer.whole(stream)
+        self.done(request, answer)
+        return whole
+
+    def done(self, request: Request, answer: Answer) -> None:
+        """What is kept of an answer: its costs in the log, its trace if that was asked for."""
         request.state.log |= answer.counts()
-        return JSONResponse(whole)
+        if answer.traces:
+            self.traces.keep(answer.id, answer.traces)
 
     async def fill(self, request: Request, body: Completion) -> Response:
         """A completion that ends where its suffix begins."""
+        answer, text, stream = await self.filled(request, body)
+        if body.stream:
+            return self.streamed(request, body, answer, _one(Piece(0, text, "stop")), stream)
+        request.state.log |= answer.counts()
+        return JSONResponse(answer.of_texts([text]))
+
+    async def filled(self, request: Request, body: Completion) -> tuple[Answer, str, Stream[Infilled]]:
+        """What stands before a suffix, up to the first stop string."""
         engine, seed = self.engine_for(body), seed_of(body.seed)
         work = await asyncio.to_thread(suffix_order, engine, body, self.settings.max_tokens, seed)
         stream = self.worker.call(work, self.settings.deadline)
@@ -108,11 +137,10 @@ class Service:
         answer = self.answer("text", Order([], result.trace.num_tokens - hole.length, seed), body)
         answer.tokens, answer.calls, answer.positions = hole.length, result.num_calls, result.trace.num_positions
         answer.reasons[0] = "stop"
+        if body.trace:
+            self.traces.keep(answer.id, [result.trace])
         self.metrics.worked(answer.order.num_read, answer.tokens, answer.calls, answer.positions)
-        if body.stream:
-            return self.streamed(request, body, answer, _one(Piece(0, text, "stop")), stream)
-        request.state.log |= answer.counts()
-        return JSONResponse(answer.of_texts([text]))
+        return answer, text, stream
 
 
 def ignored(body: Body) -> list[str]:

@@ -8,6 +8,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_CHOICES = 8  # n
 MOST_PROMPTS = 64  # of one request, choices counted
 MOST_STOPS = 16
+MOST_BIASES = 1024  # ids of a logit_bias
+MOST_INPUTS = 256  # texts of one request for embeddings
+MOST_QUESTIONS = 64  # of one request for decisions
+MOST_OPTIONS = 255  # of one question
+MOST_TRACES = 64  # that are kept
+MOST_FRAMES = 200_000  # of them all together
+LATE = 0.5  # seconds that an answer may come after its deadline_ms, before it is refused
 LONGEST_STOP = 256  # characters
 LONGEST_HOLE = 64  # tokens between a prompt and its suffix
 

@@ -17,12 +17,18 @@ from starlette.types import Receive, Scope, Send
 from mezzotint.server.errors import of
 from mezzotint.server.worker import Cancelled, Stream
 
+STREAMED: dict[int | str, dict[str, Any]] = {  # what the OpenAPI file says of an answer that may be one
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+    """A key "type" beginning with "response." names the event too, as clients of the Responses API expect."""
+    name = str(data.get("type", ""))
+    head = f"event: {name}\n".encode() if name.startswith("response.") else b""
+    return head + b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 @asynccontextmanager
@@ -45,16 +51,18 @@ async def watched(receive: Receive, stream: Stream[Any]) -> AsyncIterator[None]:
 
 
 class EventStream(Response):
-    """A response of events. patience: seconds that the client may take to read one."""
+    """A response of events. patience: seconds that the client may take to read one. ending: what comes after the last."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[dict[str, Any]], stream: Stream[Any], patience: float, failed: Callable[[Exception], None]
+        self, events: AsyncGenerator[dict[str, Any]], stream: Stream[Any], patience: float, failed: Callable[[Exception], None],
+        ending: bytes = DONE,
     ) -> None:  # fmt: skip
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self.events, self.stream, self.patience, self.failed = events, stream, patience, failed
+        self.ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(body: bytes, more: bool = True) -> None:
@@ -70,7 +78,7 @@ class EventStream(Response):
             async with aclosing(self.events) as events:
                 async for data in events:
                     await write(event(data))
-            await write(DONE, False)
+            await write(self.ending, False)
         except (Cancelled, TimeoutError, OSError) as error:
             self.failed(Cancelled() if not isinstance(error, Cancelled) else error)
         except Exception as error:

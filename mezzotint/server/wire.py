@@ -1,7 +1,7 @@
 """Wire: the bodies that clients send. Fields that nobody here knows are left alone and named in a warning.
 
 Numbers are numbers: `true`, "1" and 1.5 are no counts. A field that would change the text and that the engine does not have
-(top_p, logprobs, a schema to follow) is refused, unless it says what is done anyway.
+(echo, a schema to follow) is refused, unless it says what is done anyway.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mezzotint.engine.request import MOST_TOP
 from mezzotint.server.errors import bad
-from mezzotint.server.settings import LONGEST_STOP, MOST_CHOICES, MOST_PROMPTS, MOST_STOPS
+from mezzotint.server.settings import LONGEST_STOP, MOST_BIASES, MOST_CHOICES, MOST_PROMPTS, MOST_STOPS
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # field -> values that ask for nothing
-    "top_p": (1,), "top_k": (-1, 0), "min_p": (0,), "typical_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "repetition_penalty": (1,), "logit_bias": ({},), "logprobs": (False,), "top_logprobs": (0,), "best_of": (1,),
-    "echo": (False,), "response_format": ({"type": "text"},), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "typical_p": (1,), "best_of": (1,), "echo": (False,), "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
 }  # fmt: skip
 SHOWN = 20  # ignored fields named in a warning
 
@@ -35,14 +35,14 @@ def _text(content: Any) -> Any:
     return "".join(part["text"] for part in content)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """null, one or several, as a list."""
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _or(default: Any) -> BeforeValidator:
+def default(value: Any) -> BeforeValidator:
     """null is the default."""
-    return BeforeValidator(lambda value: default if value is None else value)
+    return BeforeValidator(lambda given: value if given is None else given)
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
@@ -55,8 +55,20 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
+    """include_diffusion: a chunk for every call too, with an empty delta and what the call did (`frames.py`)."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
-    include_usage: Annotated[bool, _or(False)] = False
+    include_usage: Annotated[bool, default(False)] = False
+    include_diffusion: Annotated[bool, default(False)] = False
+
+
+class ConditionBody(BaseModel):
+    """One of: a class or an embedding, for weights that know them, or text before the prompt."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    class_label: Annotated[int | None, Field(ge=0)] = None
+    embedding: Annotated[list[float] | None, Field(max_length=8192)] = None
+    prompt: Annotated[str | None, Field(min_length=1)] = None
 
 
 class Body(BaseModel):
@@ -93,18 +105,43 @@ class Body(BaseModel):
         return [name[:40] for name in self.extra if name not in NEUTRAL][:SHOWN]
 
 
-class Sampling(Body):
-    """decode, quality, policy: as on the command line; quality and policy mean diffusion."""
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
-    n: Annotated[int, _or(1), Field(ge=1, le=MOST_CHOICES)] = 1
+
+class Sampling(Body):
+    """decode, quality, policy: as on the command line; quality and policy mean diffusion.
+
+    Penalties count committed tokens. logit_bias: {id: nats}. logprobs_at: which log-probabilities are meant (`lens.py`).
+    condition, guidance: what is followed beside the prompt, and how strongly; guidance means diffusion. deadline_ms: the
+    answer comes by then with the best text that there is. trace: keep every call for /v1/traces/{id}.
+    """
+
+    n: Annotated[int, default(1), Field(ge=1, le=MOST_CHOICES)] = 1
     max_tokens: Annotated[int | None, Field(ge=1)] = None
-    temperature: Annotated[float, _or(0.0), Field(ge=0, le=2)] = 0.0
-    stop: Annotated[list[Stop], BeforeValidator(_listed), Field(max_length=MOST_STOPS)] = []
-    stream: Annotated[bool, _or(False)] = False
-    stream_options: Annotated[StreamOptions, _or({})] = StreamOptions()
+    temperature: Annotated[float, default(0.0), Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, default(1.0), Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, default(-1), Field(ge=-1)] = -1
+    min_p: Annotated[float, default(0.0), Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, default(0.0), Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, default(0.0), Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, default(1.0), Field(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[str, Bias], default({}), Field(max_length=MOST_BIASES)] = {}
+    logprobs_at: Literal["commit", "final", "causal"] = "commit"
+    condition: ConditionBody | None = None
+    guidance: Annotated[float, default(1.0), Field(ge=0, le=100)] = 1.0
+    deadline_ms: Annotated[int | None, Field(ge=1, le=86_400_000)] = None
+    trace: Annotated[bool, default(False)] = False
+    stop: Annotated[list[Stop], BeforeValidator(listed), Field(max_length=MOST_STOPS)] = []
+    stream: Annotated[bool, default(False)] = False
+    stream_options: Annotated[StreamOptions, default({})] = StreamOptions()
     decode: Literal["ar", "verified", "diffusion"] | None = None
     quality: Literal["fast", "balanced", "best"] | None = None
     policy: str | None = None
+
+    @property
+    def scored(self) -> int | None:
+        """How many likeliest tokens are named beside each log-probability; None where none are asked for."""
+        return None
 
 
 class Chat(Sampling):
@@ -112,12 +149,23 @@ class Chat(Sampling):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    diffusing: Annotated[bool, _or(False)] = False
+    diffusing: Annotated[bool, default(False)] = False
+    logprobs: Annotated[bool, default(False)] = False
+    top_logprobs: Annotated[int, default(0), Field(ge=0, le=MOST_TOP)] = 0
+
+    @property
+    def scored(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
 
 
 class Completion(Sampling):
-    prompt: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=MOST_PROMPTS)]
+    prompt: Annotated[list[str], BeforeValidator(listed), Field(min_length=1, max_length=MOST_PROMPTS)]
     suffix: str | None = None
+    logprobs: Annotated[int | None, Field(ge=0, le=MOST_TOP)] = None
+
+    @property
+    def scored(self) -> int | None:
+        return self.logprobs
 
 
 Span = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]

@@ -1,5 +1,7 @@
 """A server in this process, on a real socket, and an engine whose steps the test can hold."""
 
+import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -7,7 +9,8 @@ from contextlib import contextmanager
 import httpx
 
 import mezzotint as mz
-from mezzotint.server.run import listen, serving, url
+from mezzotint.server.keeper import listen, url
+from mezzotint.server.run import serving
 from mezzotint.server.settings import Settings
 
 
@@ -16,17 +19,28 @@ class Held(mz.Engine):
 
     def __init__(self, engine):
         self.__dict__.update(engine.__dict__)
-        self.go, self.steps, self.closed = threading.Event(), 0, 0
+        self.go, self.steps, self.closed, self.pause = threading.Event(), 0, 0, 0.0
         self.go.set()
 
     def stream(self, requests):
         try:
             for event in super().stream(requests):
                 self.go.wait(20)
+                time.sleep(self.pause)
                 self.steps += 1
                 yield event
         finally:
             self.closed += 1
+
+
+@contextmanager
+def slowed(engine, seconds):
+    """Every step takes so much longer."""
+    engine.pause = seconds
+    try:
+        yield
+    finally:
+        engine.pause = 0.0
 
 
 @contextmanager
@@ -45,6 +59,18 @@ def running(engine, **settings):
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+def connected(base):
+    """A socket to the server, for what no client sends."""
+    return socket.create_connection(httpx.URL(base).netloc.split(b":"), timeout=20)
+
+
+def request(path, body):
+    """A whole request as bytes."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
 
 
 def wait(true, seconds=10.0):

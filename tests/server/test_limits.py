@@ -1,6 +1,7 @@
 """What is refused, and how: OpenAI's envelope with the field at fault, whatever is sent; and the server goes on."""
 
 import json
+import re
 import socket
 import time
 from contextlib import suppress
@@ -29,9 +30,13 @@ def refusal(answer, status):
 WRONG = {
     "n": [0, -1, 9, 10**6, 2**63, True, "1", 1.5], "max_tokens": [0, -1, True, "1", 1.5], "temperature": [-1, 3, True, "1"],
     "seed": [2**63, 1.5, "1", True], "stop": ["", [""], ["a"] * 17, "a" * 257, 5, [None]], "stream": [1, "yes"],
-    "messages": [None, [], "hi", 5], "decode": ["magic", 1], "quality": ["worst"], "policy": ["magic"], "top_p": [0.9, "x"],
-    "logprobs": [True, 1], "response_format": [{"type": "json_object"}], "tool_choice": ["required", {"type": "function"}],
-    "logit_bias": [{"1": 5}], "frequency_penalty": [0.5], "stream_options": [5],
+    "messages": [None, [], "hi", 5], "decode": ["magic", 1], "quality": ["worst"], "policy": ["magic"], "top_p": [0, 1.1, "x"],
+    "logprobs": [1, "yes"], "top_logprobs": [-1, 21], "top_k": [-2, 1.5], "min_p": [2], "presence_penalty": [2.5],
+    "repetition_penalty": [0], "deadline_ms": [0, 1.5], "guidance": [-1, 101], "logprobs_at": ["late"], "trace": [1],
+    "condition": [{"class_label": 1}, {"class": 1}, {"prompt": ""}, {"embedding": ["a"]}, 5],
+    "response_format": [{"type": "json_object"}], "tool_choice": ["required", {"type": "function"}],
+    "logit_bias": [{"x": 5}, {"-1": 5}, {"999999": 5}, {"1": 101}, {"1": True}, 5], "frequency_penalty": [3, "1"],
+    "stream_options": [5],
 }  # fmt: skip
 
 
@@ -39,7 +44,9 @@ WRONG = {
 def test_a_wrong_value_names_its_field(base, field, value):
     error = refusal(post(base, {**CHAT, field: value}), 400)
     assert (
-        error["param"].split("[")[0] == field and error["type"] == "invalid_request_error" and field in error["message"]
+        re.split(r"[\[.]", error["param"])[0] == field
+        and error["type"] == "invalid_request_error"
+        and field in error["message"]
     )
 
 

@@ -1,0 +1,106 @@
+"""The contract: what the OpenAPI file says, and bodies that hypothesis makes of it and of nothing at all. S3, S28."""
+
+import json
+import time
+
+import httpx
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install 'mezzotint[fuzz]'")
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+PATHS = [
+    "/v1/chat/completions", "/v1/completions", "/v1/fim/completions", "/v1/edit/completions", "/v1/apply/completions",
+    "/v1/instant-edit", "/v1/infill", "/v1/embeddings", "/v1/responses", "/v1/decisions", "/tokenize", "/detokenize",
+]  # fmt: skip
+FIELDS = [
+    "model", "prompt", "suffix", "messages", "max_tokens", "temperature", "n", "stop", "seed", "stream", "logprobs", "logit_bias",
+    "document", "instruction", "locks", "input", "state", "questions", "tokens", "input_prefix", "input_suffix", "condition",
+    "deadline_ms", "top_p", "decode", "policy", "response_format", "tools", "stream_options", "text",
+]  # fmt: skip
+numbers = st.integers() | st.floats() | st.sampled_from([0, -1, 2**63, 1e308, 10**400])
+leaves = (
+    st.none() | st.booleans() | numbers | st.text(max_size=20) | st.sampled_from(["\ud800", "\0", "tiny", "ar", "Mia"])
+)
+values = st.recursive(
+    leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3), max_leaves=6
+)
+bodies = st.dictionaries(st.sampled_from(FIELDS), values, max_size=5)
+RARE = [
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+    HealthCheck.filter_too_much,
+]
+
+
+def test_any_json_is_answered(base, full):
+    """Made of the fields that the endpoints know, or of anything; two in three carry what their endpoint needs."""
+    slow = []
+    needed = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Mia"}], "max_tokens": 1},
+        "/v1/completions": {"prompt": "Mia", "max_tokens": 1}, "/v1/fim/completions": {"prompt": "Mia", "max_tokens": 1},
+        "/v1/instant-edit": {"document": "Mia"}, "/v1/infill": {"input_prefix": "Mia", "input_suffix": "", "n_predict": 1},
+        "/v1/embeddings": {"input": "Mia"}, "/v1/responses": {"input": "Mia", "max_output_tokens": 1},
+        "/tokenize": {"content": "Mia"}, "/detokenize": {"tokens": [5]},
+    }  # fmt: skip
+    with httpx.Client(base_url=base, timeout=60) as client:
+
+        @settings(max_examples=10_000 if full else 40, deadline=None, suppress_health_check=RARE, database=None)
+        @given(st.sampled_from(PATHS), bodies | values, st.integers(0, 2))
+        def ask(path, body, whole):
+            if whole and isinstance(body, dict):
+                body = {
+                    **body,
+                    **{key: value for key, value in needed.get(path, {}).items() if whole == 2 or key not in body},
+                }
+            content = json.dumps(body).encode()
+            began = time.monotonic()
+            answer = client.post(path, content=content, headers={"content-type": "application/json"})
+            assert answer.status_code in (200, 400, 404, 504), (path, body, answer.text)
+            answer.content.decode()
+            if answer.status_code == 400:
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+                slow.append(time.monotonic() - began)
+
+        ask()
+        assert client.get("/health").status_code == 200
+    slow.sort()
+    print(f"\n{len(slow)} refused, P99 {slow[int(len(slow) * 0.99)] * 1000:.0f} ms, slowest {slow[-1] * 1000:.0f} ms")
+
+
+def test_the_openapi_file_is_kept_to(base, full):
+    """Every status is documented, none is 500, answers are of the type that the file says."""
+    schemathesis = pytest.importorskip(
+        "schemathesis", reason="schemathesis is not installed: pip install 'mezzotint[fuzz]'"
+    )
+    schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    each = (20_000 if full else 60) // len(operations)
+    asked = {}
+    for operation in operations:
+
+        @settings(max_examples=each, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(operation.as_strategy())
+        def ask(case):
+            if isinstance(case.body, dict):  # what a random number asks for takes its time, and tells nothing
+                case.body.update(
+                    {name: 1 for name in ("max_tokens", "max_output_tokens", "n_predict") if name in case.body}
+                )
+            answer = case.call(base_url=base, timeout=60)
+            assert answer.status_code in (200, 400, 401, 403, 404, 405, 408, 413, 421, 429, 504), (case, answer.text)
+            case.validate_response(
+                answer,
+                checks=[
+                    schemathesis.checks.not_a_server_error,
+                    schemathesis.specs.openapi.checks.status_code_conformance,
+                    schemathesis.specs.openapi.checks.content_type_conformance,
+                    schemathesis.specs.openapi.checks.response_schema_conformance,
+                ],
+            )
+            asked[answer.status_code] = asked.get(answer.status_code, 0) + 1
+
+        ask()
+    print(f"\n{sum(asked.values())} cases over {len(operations)} operations: {asked}")
+    assert httpx.get(f"{base}/health").status_code == 200
