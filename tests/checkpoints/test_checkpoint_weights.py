@@ -291,7 +291,7 @@ def test_saving_checks_its_tensors(tmp_path: Path) -> None:
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"no checkpoint named 'defualt'.*known: default, tiny, digits; did you mean default\?"
+        ValueError, match=r"no checkpoint named 'defualt'.*known: default, base, tiny, digits; did you mean default\?"
     ):
         load("defualt")
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):
