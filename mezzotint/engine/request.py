@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mezzotint.constraint.formats import Format
 from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.speculate import MOST_FOR_ALL
@@ -29,7 +30,8 @@ class Request:
     canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. condition: a
     class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
-    a step. choice: which of several answers with one seed; each has draws of its own. Raises ValueError for values out of range.
+    a step. choice: which of several answers with one seed; each has draws of its own. format: what the text must be like: a
+    `JsonSchema`, a `Regex` or a `ToolCall`. Raises ValueError for values out of range.
     """
 
     prompt: str | Sequence[Mapping[str, str]] = ""
@@ -47,6 +49,7 @@ class Request:
     condition: Condition | None = None
     guidance: float = 1.0
     choice: int = 0
+    format: Format | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt and self.condition is None:
@@ -85,6 +88,10 @@ class Request:
             raise ValueError(f"choice is {self.choice}; it must be a number from 0 up")
         if any(offset < 0 for offset in self.locks):
             raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
+        if self.format is not None and self.locks:
+            raise ValueError("format and locks do not go together; write what must stand there into the format")
+        if self.format is not None and self.blocks_in_flight != 1:
+            raise ValueError("a format needs one block in flight: its canvases are filled in order")
 
 
 @dataclass(frozen=True)
