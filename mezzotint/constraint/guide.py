@@ -146,6 +146,7 @@ class CanvasGuide:
         for i, lattice, state, n, room in self._spans(tokens.shape[1]):
             here = still_open[i, :n]
             if not bool(here.any()):
+                path[i, :n] = tokens[i, :n].to(path.device)
                 continue
             fixed = torch.where(here, -1, tokens[i, :n]).numpy()
             if not lattice.possible(state, fixed, room):
