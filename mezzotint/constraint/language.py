@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_STATES = 4000  # of a byte automaton
-MAX_PARTS = 200_000  # states of the non-deterministic one
+MAX_PARTS = 50_000  # states of the non-deterministic one
 LAST = 0x10FFFF
 Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, apart
 Ints = NDArray[np.int64]

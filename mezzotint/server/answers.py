@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mezzotint.constraint.formats import Format
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Text
 from mezzotint.sampler.canvas import OPEN
@@ -20,6 +21,7 @@ from mezzotint.sampler.trace import Frame
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order
 from mezzotint.server.stops import Stops
+from mezzotint.server.tools import Deltas, message
 from mezzotint.server.worker import Stream
 
 NOISE = "\u2591"  # a position that is still noise, in a snapshot
@@ -106,13 +108,13 @@ class Answer:
     def of_texts(self, texts: Sequence[str]) -> dict[str, Any]:
         choices = []
         for row, text in enumerate(texts):
-            said = (
-                {"message": {"role": "assistant", "content": text, "refusal": None}}
-                if self.kind == "chat"
-                else {"text": text}
-            )
-            choices.append({"index": row, **said, "finish_reason": self.reasons[row], "logprobs": None})
+            said, reason = message(text, self.reasons[row], self._format(row))
+            shown = {"message": said} if self.kind == "chat" else {"text": text}
+            choices.append({"index": row, **shown, "finish_reason": reason, "logprobs": None})
         return self._object("", choices, usage=self.usage())
+
+    def _format(self, row: int) -> Format | None:
+        return self.order.requests[row].format if self.order.requests else None
 
     def counts(self) -> dict[str, int]:
         """For the log."""
@@ -137,16 +139,17 @@ class Answer:
         if self.kind == "chat":
             for row in range(len(self.order.requests)):
                 yield self._chunk(row, {"role": "assistant", "content": ""})
+        speaking = [Deltas(self._format(row)) for row in range(max(1, len(self.order.requests)))]
         async with aclosing(pieces):
             async for piece in pieces:
-                if piece.text:
-                    yield self._chunk(piece.row, {"content": piece.text})
+                for delta in speaking[piece.row].push(piece.text, piece.reason is not None):
+                    yield self._chunk(piece.row, delta)
                 if piece.reason is not None:
-                    yield self._chunk(piece.row, {}, piece.reason)
+                    yield self._chunk(piece.row, {}, speaking[piece.row].reason(piece.reason))
         if include_usage:
             yield self._object(".chunk", [], usage=self.usage())
 
-    def _chunk(self, row: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    def _chunk(self, row: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         said = {"delta": delta} if self.kind == "chat" else {"text": delta.get("content", "")}
         return self._object(".chunk", [{"index": row, **said, "finish_reason": reason, "logprobs": None}])
 
