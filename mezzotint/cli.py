@@ -932,10 +932,7 @@ def bench_serve(
     """Ask a server under load, and say how long answers take. The key is read from OPENAI_API_KEY."""
     import asyncio
 
-    try:
-        from mezzotint.load import PROMPTS, Load, run, table
-    except ModuleNotFoundError as error:
-        raise BadInput(f"{error.name} is missing: pip install 'mezzotint[bench]'") from None
+    from mezzotint.load import PROMPTS, Load, run, table
 
     limits = {}
     for limit in within or []:

@@ -17,11 +17,13 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import httpx
 import numpy as np
+
+from mezzotint.sse_client import Client, Refused
 
 KINDS = {"chat": "/chat/completions", "completions": "/completions"}
 PROMPTS = (
@@ -29,7 +31,9 @@ PROMPTS = (
     "Write a Python function that reverses a string.", "Describe a river in one paragraph.", "Name three colours.",
     "Translate to French: good morning.",
 )  # fmt: skip
-TOO_LATE = 3600.0  # seconds after which an answer is given up
+
+
+READY = 8  # connections of an open loop that are there before its clock starts; a closed loop has one a client
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,7 @@ class Load:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; allowed: {', '.join(KINDS)}")
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url is {self.url!r}; it must begin with http:// or https://")
+        Client(self.url, {})
         if not self.prompts or not all(self.prompts):
             raise ValueError("there are no prompts, or an empty one")
         for name, least in (("requests", 1), ("max_tokens", 1), ("concurrency", 1)):
@@ -115,10 +118,11 @@ FIGURES = ("first_draft", "first_text", "end_to_end")
 async def run(load: Load) -> dict[str, Any]:
     """Ask, and report. Raises ValueError when no request was answered."""
     headers = {"authorization": f"Bearer {load.key}"} if load.key else {}
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    timeout = httpx.Timeout(TOO_LATE, connect=30)
+    client = Client(load.url, headers)
     samples: list[Sample] = []
-    async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
+    try:
+        with suppress(OSError):  # each request will say so
+            await client.connect(min(load.requests, load.concurrency or READY))
         began = time.perf_counter()
 
         async def ask(number: int, due: float) -> None:
@@ -140,21 +144,18 @@ async def run(load: Load) -> dict[str, Any]:
                 await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
                 tasks.append(asyncio.create_task(ask(number, due)))
             await asyncio.gather(*tasks)
-    return report(load, samples)
+    finally:
+        await client.close()
+    return report(load, samples, began)
 
 
-async def _ask(client: httpx.AsyncClient, load: Load, number: int, sample: Sample, start: float) -> None:
+async def _ask(client: Client, load: Load, number: int, sample: Sample, start: float) -> None:
     """One request. What goes wrong is noted in its sample."""
     last: float | None = None
     usage: int | None = None
     try:
-        url = load.url.rstrip("/") + KINDS[load.kind]
-        async with client.stream("POST", url, json=load.asked(number)) as response:
-            if response.status_code != 200:
-                await response.aread()
-                sample.error = f"status {response.status_code}"
-                return
-            async for line in response.aiter_lines():
+        async with aclosing(client.post(KINDS[load.kind], load.asked(number))) as lines:
+            async for line in lines:
                 now = time.perf_counter() - start
                 if not line.startswith("data:") or (said := line[5:].strip()) == "[DONE]":
                     continue
@@ -176,8 +177,12 @@ async def _ask(client: httpx.AsyncClient, load: Load, number: int, sample: Sampl
                     last = now
         sample.end_to_end = time.perf_counter() - start
         sample.tokens = sample.chunks if usage is None else usage
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
-        sample.error = type(error).__name__
+    except Refused as error:
+        sample.error = str(error)
+    except OSError as error:
+        sample.error = error.strerror or type(error).__name__
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        sample.error = f"not a stream of chunks ({type(error).__name__})"
 
 
 def _speaks(choice: dict[str, Any]) -> bool:
@@ -186,8 +191,11 @@ def _speaks(choice: dict[str, Any]) -> bool:
     return bool(choice.get("text") or any(delta.get(key) for key in ("content", "reasoning_content", "tool_calls")))
 
 
-def report(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Every figure in seconds, tokens and requests a second. goodput: answers a second that kept all limits."""
+def report(load: Load, samples: Sequence[Sample], clock: float) -> dict[str, Any]:
+    """Every figure in seconds, tokens and requests a second. goodput: answers a second that kept all limits.
+
+    clock: when the run began on this machine's monotonic clock, to set it beside a server's log.
+    """
     done = [sample for sample in samples if sample.error is None and sample.end_to_end is not None]
     failed: dict[str, int] = {}
     for sample in samples:
@@ -204,7 +212,7 @@ def report(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
     loop = {"concurrency": load.concurrency} if load.rate is None else {"rate": load.rate, "poisson": load.poisson}
     return {
         "url": load.url, "model": load.model, "kind": load.kind, **loop,
-        "requests": len(samples), "answered": len(done), "failed": failed, "seconds": seconds,
+        "clock": clock, "requests": len(samples), "answered": len(done), "failed": failed, "seconds": seconds,
         **{name: _spread([getattr(sample, name) for sample in done]) for name in FIGURES},
         "between_texts": _spread([gap for sample in done for gap in sample.gaps]),
         "tokens": tokens, "tokens_per_second": tokens / seconds,
