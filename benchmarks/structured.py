@@ -44,7 +44,8 @@ def schemas() -> list[dict[str, Any]]:
     plain = [
         obj(name=string), obj(age=small), obj(ok=boolean), obj(colour=colour), obj(place=uni), obj(nothing={"type": "null"}),
         obj(price={"type": "number", "minimum": 0.5, "maximum": 99.5}), obj(**{"prénom": string, "年齢": small}),
-        obj(word={"type": "string", "minLength": 2, "maxLength": 8}), obj(code={"type": "string", "pattern": "^[A-Z]{3}-[0-9]{2}$"}),
+        obj(word={"type": "string", "minLength": 2, "maxLength": 8}),
+        obj(code={"type": "string", "pattern": "^[A-Z]{3}-[0-9]{2}$"}),
         obj(day={"type": "string", "format": "date"}), obj(id={"type": "string", "format": "uuid"}),
         obj(at={"type": "string", "format": "date-time"}), obj(mail={"type": "string", "format": "email"}),
         obj(x={"type": ["string", "null"]}), obj(x={"anyOf": [integer, boolean]}), obj(kind={"const": "é\"\\"}, n=integer),
@@ -54,15 +55,18 @@ def schemas() -> list[dict[str, Any]]:
     person = obj(name=string, age=small, city=uni)
     nested = [
         person, obj(person=person), obj(people={"type": "array", "items": person, "minItems": 1, "maxItems": 2}),
-        obj(a=obj(b=obj(c=obj(d=colour)))), {"type": "array", "items": {"type": "array", "items": boolean, "maxItems": 2}, "maxItems": 3},
+        obj(a=obj(b=obj(c=obj(d=colour)))),
+        {"type": "array", "items": {"type": "array", "items": boolean, "maxItems": 2}, "maxItems": 3},
         {"type": "object", "properties": {"a": integer, "b": string, "c": boolean}, "additionalProperties": False},
         {"type": "object", "additionalProperties": small}, {"type": "object"},
-        {"$ref": "#/$defs/n", "$defs": {"n": obj(v=small, kids={"type": "array", "items": {"$ref": "#/$defs/n"}, "maxItems": 2})}},
+        {"$ref": "#/$defs/n", "$defs": {
+            "n": obj(v=small, kids={"type": "array", "items": {"$ref": "#/$defs/n"}, "maxItems": 2})}},
         {"oneOf": [obj(shape={"const": "circle"}, r=small), obj(shape={"const": "box"}, w=small, h=small)]},
     ]  # fmt: skip
     pairs = itertools.combinations([string, small, boolean, colour, uni], 2)
     return plain + nested + [
-        shape for a, b in pairs for shape in (obj(first=a, second=b), obj(list={"type": "array", "items": obj(x=a), "maxItems": 2}, more=b))
+        shape for a, b in pairs for shape in (
+            obj(first=a, second=b), obj(list={"type": "array", "items": obj(x=a), "maxItems": 2}, more=b))
     ]  # fmt: skip
 
 

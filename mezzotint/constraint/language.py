@@ -353,7 +353,7 @@ def intersection(first: Automaton, second: Automaton) -> Automaton:
     for a, b in order:
         pairs = np.stack((first.next[a], second.next[b]), 1)
         row = np.full(256, -1, np.int64)
-        for byte in (pairs >= 0).all(1).nonzero()[0].tolist():
+        for byte in np.flatnonzero((pairs >= 0).all(1)).tolist():
             pair = (int(pairs[byte, 0]), int(pairs[byte, 1]))
             if pair not in number:
                 if len(order) >= 4 * MAX_STATES:

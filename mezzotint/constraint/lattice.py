@@ -75,15 +75,17 @@ class Lattice:
         sources, classes = (table >= 0).nonzero()
         targets = table[sources, classes]
         pair, edge_of = np.unique(sources * len(table) + targets, return_inverse=True)
+        edge_of = edge_of.reshape(-1)
         rng = np.random.default_rng(1)
         salt = rng.integers(-(2**62), 2**62, table.shape[1], dtype=np.int64)
         keys = np.zeros(len(pair), np.int64)
         with np.errstate(over="ignore"):
-            np.add.at(keys, edge_of.reshape(-1), salt[classes])
+            np.add.at(keys, edge_of, salt[classes])
         _, first, label = np.unique(keys, return_index=True, return_inverse=True)
         label = label.reshape(-1)
-        member = first[label[edge_of.reshape(-1)]] == edge_of.reshape(-1)  # one edge speaks for each label
-        return pair // len(table), pair % len(table), label, label[edge_of.reshape(-1)][member], classes[member]
+        member = first[label[edge_of]] == edge_of  # one edge speaks for each label
+        source, target = np.divmod(pair, len(table))
+        return source, target, label, label[edge_of][member], classes[member]
 
     @cached_property
     def _groups(self) -> tuple[_Groups, _Groups, _Groups, _Groups, _Groups]:

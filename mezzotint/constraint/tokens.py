@@ -53,7 +53,8 @@ class TokenAutomaton:
         if not end_ids:
             raise ValueError("this checkpoint has no end token, so a format cannot end its text")
         table = _Table(automaton, spellings)
-        lone = {state: found for state in range(len(automaton.next)) if (found := _literal(automaton, state, encode))}
+        first_of = {state: _literal(automaton, state, encode) for state in range(len(automaton.next))}
+        lone = {state: token for state, token in first_of.items() if token is not None}
         size = len(automaton.next)
         rng = np.random.default_rng(0)
         factors = rng.integers(1, 2**62, size, dtype=np.int64) | 1
@@ -72,8 +73,8 @@ class TokenAutomaton:
         every = np.arange(len(spellings))
         with np.errstate(over="ignore"):
             for first in range(0, size, step):
-                found = rows(first, every)
-                keys += ((found + 1) * factors[first : first + len(found), None]).sum(0)
+                part = rows(first, every)
+                keys += ((part + 1) * factors[first : first + len(part), None]).sum(0)
         ends = np.zeros(len(spellings), np.int64)  # end tokens are classes of their own: the first, and the others
         for number, index in enumerate(end_ids):
             ends[index] = 1 if number == 0 else 2

@@ -128,7 +128,7 @@ class SelfSpeculation:
                 yield Frame(kind, r, 0, step, starts[i], new + tail, status, len(new), int(step > 0), computed[i])
             if not stay:
                 return
-            cache.keep(lengths if step else counts)
+            cache.keep(torch.minimum(lengths, counts) if step else counts)  # an end that was certain has not been read
             if len(stay) < len(answers.active):
                 answers.active = [answers.active[i] for i in stay]
                 cache = cache.fork(stay)

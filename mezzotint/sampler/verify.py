@@ -404,7 +404,7 @@ class Verified:
                 )  # said behind the accepted prefix: a draft
                 status += [OPEN] * len(tail)
                 yield Frame(kind, r, 0, step, start, new + tail, status, len(new), int(step > 0), int(counts[i]))
-                lengths.append(len(new))
+                lengths.append(min(len(new), int(counts[i])))  # an end that was certain has not been read
                 if not over:
                     stay.append(i)
             if step:

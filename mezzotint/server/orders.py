@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mezzotint.constraint.formats import Format
+from mezzotint.constraint.formats import Format, ToolCall
 from mezzotint.edit.ask import Ask, Report
 from mezzotint.edit.checks import problems
 from mezzotint.edit.editor import Where, edit
@@ -53,6 +53,8 @@ def chat_order(engine: Engine, body: Chat, most: int) -> Order:
         raise bad("diffusing shows text as it changes, and a call is none; leave one of them out", "diffusing")
     try:
         asked = format_of(body.response_format, body.tools, body.tool_choice)
+        if isinstance(asked, ToolCall) and not asked.required and engine.tokenizer.chat_template is None:
+            raise bad(f"{engine.checkpoint.name} has no chat template to tell it of them", "tools")
         return _chat(engine, body, told(messages, asked, body.tools), most, asked)
     except ApiError as error:
         if not body.tools or body.tool_choice not in (None, "auto"):

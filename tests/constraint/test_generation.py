@@ -95,6 +95,18 @@ def test_literals_cost_no_call(engine):
     assert given > 8 and person.trace.num_calls < person.trace.num_tokens - given + 4
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_may_end_with_its_choice(engine, way):
+    forms = [mz.Regex("[a-f]|no"), mz.Regex("(yes|no)+"), mz.JsonSchema({"enum": [1, 2, 30]})]
+    for temperature in (0.0, 1.0):
+        asked = [
+            mz.Request("Mia", raw=True, max_tokens=12, seed=n, temperature=temperature, format=form, **way)
+            for n, form in enumerate(forms * 2)
+        ]
+        for request, reply in zip(asked, engine.generate(asked), strict=True):
+            assert request.format.automaton.accepts(reply.text)
+
+
 def test_rows_with_and_without_a_format_share_a_stream(engine):
     form = mz.JsonSchema(PERSON)
     for way in WAYS[:2] + WAYS[-1:]:
