@@ -77,7 +77,7 @@ class Lattice:
         pair, edge_of = np.unique(sources * len(table) + targets, return_inverse=True)
         edge_of = edge_of.reshape(-1)
         rng = np.random.default_rng(1)
-        salt = rng.integers(-(2**62), 2**62, table.shape[1], dtype=np.int64)
+        salt = rng.integers(-(2**62), 2**62, (table.shape[1],), dtype=np.int64)
         keys = np.zeros(len(pair), np.int64)
         with np.errstate(over="ignore"):
             np.add.at(keys, edge_of, salt[classes])
