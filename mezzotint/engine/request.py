@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mezzotint.constraint.formats import Format
@@ -109,7 +109,12 @@ class Request:
             raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
         if self.format is not None and self.locks:
             raise ValueError("format and locks do not go together; write what must stand there into the format")
-        if self.format is not None and (self.tilt or self.logprobs is not None or self.deadline is not None):
+        bent = (
+            bool(replace(self.tilt, temperature=self.temperature))
+            or self.logprobs is not None
+            or self.deadline is not None
+        )
+        if self.format is not None and bent:
             raise ValueError("a format goes with no bias, penalties, top_p, logprobs or deadline; leave these out")
         if self.format is not None and self.blocks_in_flight != 1:
             raise ValueError("a format needs one block in flight: its canvases are filled in order")

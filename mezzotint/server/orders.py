@@ -122,7 +122,10 @@ def _order(
     least = 0 if form is None else int(engine.lattice(form).automaton.distance[0])
     if least > (longest := min(most, room)):
         raise bad(f"the shortest answer of this format has {least} tokens, and {longest} are allowed", "max_tokens")
-    rows = [replace(request, max_tokens=longest, choice=n, format=form) for request in asked for n in range(body.n)]
+    try:
+        rows = [replace(request, max_tokens=longest, choice=n, format=form) for request in asked for n in range(body.n)]
+    except ValueError as error:
+        raise bad(str(error), "response_format") from None
     return Order(rows, sum(lengths), seed, list(notes))
 
 

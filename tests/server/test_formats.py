@@ -165,3 +165,10 @@ def test_a_chat_template_is_told_of_the_tools(engine):
     assert first["content"].startswith("Be kind.") and "find_pet" in first["content"] and "stop" not in first["content"]
     assert [message["role"] for message in told(MESSAGES, asked, tools)] == ["system", "user"]
     assert told(MESSAGES, None, tools) == MESSAGES
+
+
+def test_a_format_with_what_would_bend_it_is_a_400(base):
+    body = {"messages": MESSAGES, "max_tokens": 40, "response_format": {"type": "json_object"}}
+    for more in ({"top_p": 0.5, "temperature": 1}, {"presence_penalty": 1}, {"logprobs": True}, {"deadline_ms": 500}):
+        answer = httpx.post(f"{base}/v1/chat/completions", json=body | more)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "response_format", answer.text
