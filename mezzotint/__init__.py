@@ -15,7 +15,8 @@ _HOME = {
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.hunks",
     "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "NoiseProcess": "noise",
     "Reply": "engine.request",
-    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
+    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise",
+    "Scheduler": "engine.scheduler", "Text": "engine.request",
     "Trace": "sampler.trace", "Uniform": "noise", "infill": "edit.infill", "load": "checkpoints.load",
     "repair": "edit.repair", "resolve": "edit.editor",
     "revise": "edit.editor", "rewrite": "edit.editor",
@@ -23,8 +24,8 @@ _HOME = {
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
-    "Infilled", "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "infill", "load", "repair",
-    "resolve", "revise", "rewrite",
+    "Infilled", "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Scheduler", "Text", "Trace", "Uniform",
+    "infill", "load", "repair", "resolve", "revise", "rewrite",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mezzotint.edit.repair import repair
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Reply, Request, Text
+    from mezzotint.engine.scheduler import Scheduler
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import Absorbing, Hybrid, NoiseProcess, Schedule, Uniform
     from mezzotint.sampler.canvas import Canvas, Draft
