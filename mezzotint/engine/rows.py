@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from mezzotint.engine.memory import Memory
-from mezzotint.model.cache import Recorded
 from mezzotint.model.condition import Condition, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser, Prediction
@@ -206,6 +205,8 @@ class RowDenoiser:
         self._held: list[RowCache] = []
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying asks an object that has no network yet
+            raise AttributeError(name)
         return getattr(self.network, name)
 
     @property
@@ -222,7 +223,7 @@ class RowDenoiser:
         return other
 
     def new_cache(self, rows: int, capacity: int) -> RowCache:
-        told = self._following or [None] * rows
+        told: Sequence[Condition | None] = self._following or [None] * rows
         assert len(told) == rows, f"{len(told)} conditions for {rows} rows"
         return self.hold(RowCache(self, [Lane(condition) for condition in told], capacity))
 
@@ -282,14 +283,11 @@ class RowDenoiser:
         return Denoiser._unshift(cast(Denoiser, self), logits, cache)
 
     def __call__(
-        self, tokens: Tokens, places: Places, visible: Visibility, cache: RowCache | Recorded | None = None,
+        self, tokens: Tokens, places: Places, visible: Visibility, cache: RowCache | None = None,
         want: Tensor | None = None, condition: Conditions | None = None, feedback: Tensor | None = None, logits: bool = True,
     ) -> Prediction:  # fmt: skip
         """`Denoiser.forward`. Raises ValueError for a visibility under which what is kept is not seen by all."""
-        if isinstance(cache, Recorded) or condition is not None or not logits:
-            return cast(Denoiser, self.network)(
-                tokens, places, visible, cast(Any, cache), want, condition, feedback, logits
-            )
+        assert condition is None and logits, "for training and for callers without a cache of lanes"
         if len(visible.rules) > 1:
             raise ValueError(f"visibility {visible.name!r} hides part of what is kept; lanes show all of it")
         alone = cache is None
@@ -322,8 +320,8 @@ class RowDenoiser:
         if cache.bases[b] == 0 and visible.name in ("causal", "context-causal"):  # causal reading, in chunks
             other = (places.role != CLEAN).nonzero()[:, 0]
             prompt = int(other[0]) if len(other) else len(ids)
-        asked = where[where >= prompt].unique()
-        early = where[(where >= 0) & (where < prompt)].unique()
+        asked = torch.unique(where[where >= prompt])
+        early = torch.unique(where[(where >= 0) & (where < prompt)])
         every = bool(len(early)) and early.tolist() != [prompt - 1]
         heard = None if feedback is None else feedback[b, there][prompt:]
         call = Call(

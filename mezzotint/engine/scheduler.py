@@ -102,7 +102,7 @@ class _Row:
             self.greenlet.switch()
         else:
             self.greenlet.throw(error)
-        return self.greenlet.dead
+        return bool(self.greenlet.dead)
 
     def _run(self) -> None:
         engine = copy.copy(self.scheduler.engine)
@@ -328,7 +328,7 @@ class Scheduler:
     def _answer(self, parts: list[tuple[_Row, Call, Part]], said: Said) -> None:
         counts = [len(part.want) for _, _, part in parts]
         finite = said.logits.amax(-1).isfinite()
-        answers = zip(parts, said.logits.split(counts), said.hidden.split(counts), finite.split(counts), strict=True)
+        answers = zip(parts, *(torch.split(x, counts) for x in (said.logits, said.hidden, finite)), strict=True)
         wrong: dict[_Row, int] = {}  # and the first position of it
         for (row, call, part), logits, states, good in answers:
             if not bool(good.all()):

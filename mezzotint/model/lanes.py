@@ -82,7 +82,7 @@ class Lane:
         q = q.view(count, kv_heads, group, size).permute(1, 2, 0, 3).reshape(kv_heads, group * count, size) * size**-0.5
         scores = [torch.bmm(q, segment.keys[layer, :, :length].transpose(1, 2)) for segment, length in path]
         if hidden is not None:
-            new = scores[-1][:, :, -count:].unflatten(1, (group, count))
+            new = scores[-1][:, :, -count:].view(kv_heads, group, count, count)
             new.masked_fill_(hidden, -torch.inf)
         # float32: in bfloat16 the sum of a long row of exponentials loses its small terms
         law = torch.cat(scores, -1).softmax(-1, dtype=torch.float32).to(v.dtype)  # [K, G T, S]
@@ -135,7 +135,7 @@ class Ragged:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q `[N, Q, H]`, k and v `[N, K, H]` -> `[N, Q, H]`, every lane by itself."""
         counts = [len(part.tokens) for part in self.parts]
-        pieces = zip(self.parts, q.split(counts), k.split(counts), v.split(counts), strict=True)
+        pieces = zip(self.parts, *(torch.split(x, counts) for x in (q, k, v)), strict=True)
         return torch.cat([part.lane.attend(layer, qs, ks, vs, part.hidden) for part, qs, ks, vs in pieces])
 
 

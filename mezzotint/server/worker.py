@@ -20,6 +20,7 @@ from mezzotint.engine.request import Event, Request
 from mezzotint.engine.scheduler import Cancelled, End, Job, Scheduler, Work, iter_once
 from mezzotint.server.errors import ApiError, busy
 
+__all__ = ["Cancelled", "Stream", "Worker"]
 T = TypeVar("T")
 
 
