@@ -25,7 +25,9 @@ import torch
 import mezzotint as mz
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.scheduler import Scheduler
+from mezzotint.sampler.trace import Frame
 
+Clock = Callable[[], float]
 PROMPTS = (
     "Name three colours.",
     "Write a Python function that adds two numbers.",
@@ -40,31 +42,35 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="tokens an answer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--counts", default="1,2,4,8", help="requests at once")
     parser.add_argument("--parts", default="throughput,uneven,memory,blocks")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    clock = time.perf_counter if asked.clock == "wall" else time.process_time
+    counts = [int(count) for count in asked.counts.split(",")]
     engine = mz.Engine(mz.load(asked.model))
     lines: list[str] = []
     for name in asked.parts.split(","):
         lines += {
-            "throughput": lambda: throughput(engine, asked.tokens, asked.rounds),
-            "uneven": lambda: uneven(engine, asked.tokens, asked.rounds),
+            "throughput": lambda: throughput(engine, asked.tokens, asked.rounds, counts, clock),
+            "uneven": lambda: uneven(engine, asked.tokens, asked.rounds, clock),
             "memory": lambda: memory(engine),
-            "blocks": lambda: blocks(engine, asked.rounds),
+            "blocks": lambda: blocks(engine, asked.rounds, clock),
         }[name]()
     report.write("batching", "Many requests on one engine", lines)
 
 
 def requests(decode: str, count: int, tokens: int) -> list[mz.Request]:
     return [
-        mz.Request(PROMPTS[n % len(PROMPTS)], decode=decode, draft="self", max_tokens=tokens, seed=n)  # type: ignore[arg-type]
+        mz.Request(PROMPTS[n % len(PROMPTS)], decode=decode, max_tokens=tokens, seed=n)  # type: ignore[arg-type]
         for n in range(count)
     ]
 
 
 def static(engine: Engine, rows: Sequence[mz.Request]) -> int:
     """Rows of one batch, `Engine.stream` -> tokens committed."""
-    return sum(event.committed for event in engine.stream(rows) if isinstance(event, mz.sampler.trace.Frame))
+    return sum(event.committed for event in engine.stream(rows) if isinstance(event, Frame))
 
 
 def continuous(engine: Engine, rows: Sequence[mz.Request], most: int = 8) -> int:
@@ -73,20 +79,20 @@ def continuous(engine: Engine, rows: Sequence[mz.Request], most: int = 8) -> int
     streams = [scheduler.submit(row) for row in rows]
     while scheduler.busy:
         scheduler.tick()
-    return sum(event.committed for stream in streams for event in stream if isinstance(event, mz.sampler.trace.Frame))
+    return sum(event.committed for stream in streams for event in stream if isinstance(event, Frame))
 
 
-def rate(work: Callable[[], int]) -> float:
-    began = time.perf_counter()
-    return work() / (time.perf_counter() - began)
+def rate(work: Callable[[], int], clock: Clock) -> float:
+    began = clock()
+    return work() / (clock() - began)
 
 
-def paired(ours: Callable[[], int], theirs: Callable[[], int], rounds: int) -> tuple[float, float, float]:
+def paired(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, clock: Clock) -> tuple[float, float, float]:
     """Medians of tokens a second, ours and theirs, and of their ratio by round."""
     pairs = []
     for number in range(rounds):
         first, second = (ours, theirs) if number % 2 else (theirs, ours)
-        one, two = rate(first), rate(second)
+        one, two = rate(first, clock), rate(second, clock)
         pairs.append((one, two) if number % 2 else (two, one))
     return (
         statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs),
@@ -94,12 +100,12 @@ def paired(ours: Callable[[], int], theirs: Callable[[], int], rounds: int) -> t
     )  # fmt: skip
 
 
-def throughput(engine: Engine, tokens: int, rounds: int) -> list[str]:
+def throughput(engine: Engine, tokens: int, rounds: int, counts: Sequence[int], clock: Clock) -> list[str]:
     table = []
     for decode in ("ar", "verified", "diffusion"):
-        for count in (1, 2, 4, 8):
+        for count in counts:
             rows = requests(decode, count, tokens)
-            measured = paired(lambda r=rows: continuous(engine, r), lambda r=rows: static(engine, r), rounds)  # type: ignore[misc]
+            measured = paired(lambda r=rows: continuous(engine, r), lambda r=rows: static(engine, r), rounds, clock)  # type: ignore[misc]
             table.append((decode, count, *measured))
     best = {decode: max(row[3] for row in table if row[0] == decode) for decode in ("ar", "verified", "diffusion")}
     rows = [(*row, row[2] / best[row[0]]) for row in table]
@@ -107,7 +113,7 @@ def throughput(engine: Engine, tokens: int, rounds: int) -> list[str]:
     return ["## Throughput", "", *report.table(head, rows), ""]
 
 
-def uneven(engine: Engine, tokens: int, rounds: int) -> list[str]:
+def uneven(engine: Engine, tokens: int, rounds: int, clock: Clock) -> list[str]:
     lengths = [max(4, tokens * (1 + 3 * n % 8) // 8) for n in range(24)]
     table = []
     for decode in ("ar", "diffusion"):
@@ -124,12 +130,12 @@ def uneven(engine: Engine, tokens: int, rounds: int) -> list[str]:
             continuous(engine, rows)
             return sum(row.max_tokens for row in rows)
 
-        table.append((decode, *paired(flowing, batches, rounds)))
+        table.append((decode, *paired(flowing, batches, rounds, clock)))
     head = ("decode", "scheduler, tokens/s", "static batches of 8, tokens/s", "ratio")
     return ["## 24 requests of different lengths, 8 at once", "", *report.table(head, table), ""]
 
 
-def memory(engine: Engine, context: int = 1024, streams: int = 8) -> list[str]:
+def memory(engine: Engine, context: int = 1024, streams: int = 4) -> list[str]:
     """Streams whose prompts share nothing, each with `context` positions in all."""
     process, table = psutil.Process(), []
     for decode in ("ar", "diffusion"):
@@ -157,7 +163,7 @@ def memory(engine: Engine, context: int = 1024, streams: int = 8) -> list[str]:
     return ["## Memory a stream", "", *report.table(head, table), ""]
 
 
-def blocks(engine: Engine, rounds: int) -> list[str]:
+def blocks(engine: Engine, rounds: int, clock: Clock) -> list[str]:
     table = []
     words = engine.tokenizer.encode(" word" * 8192)
     for context in (128, 512, 1024, 2048, 4096, 8192):
@@ -171,9 +177,9 @@ def blocks(engine: Engine, rounds: int) -> list[str]:
             scheduler.tick()
         times = []
         for _ in range(2 * rounds):
-            began = time.perf_counter()
+            began = clock()
             scheduler.tick()
-            times.append(time.perf_counter() - began)
+            times.append(clock() - began)
         table.append((context, statistics.median(times) * 1e3))
     rows = [(context, ms, ms / table[0][1]) for context, ms in table]
     draw(rows)
