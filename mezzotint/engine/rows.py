@@ -217,6 +217,9 @@ class RowDenoiser:
     def shift(self) -> int:
         return self.network.shift
 
+    def encode_feedback(self, logits: Logits) -> Tensor | None:
+        return self.network.encode_feedback(logits)
+
     def following(self, conditions: Conditions) -> RowDenoiser:
         other = copy.copy(self)
         other._following = tuple(conditions)

@@ -10,6 +10,7 @@ import torch
 import mezzotint as mz
 from mezzotint.engine.request import Finished, Text
 from mezzotint.engine.scheduler import Cancelled, End, Scheduler
+from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.condition import Condition
 from mezzotint.model.config import Conditioning
 from mezzotint.model.denoiser import Denoiser
@@ -116,6 +117,22 @@ def test_shifted_and_conditioned_networks_too(engine, shift, way):
     run(scheduler)
     assert [stream.text() for stream in got] == [alone(told, request) for request in requests]
     assert "class_label is 9" in str(wrong.events()[-1]) and used_up(scheduler)
+
+
+def test_an_adapter_that_hears_itself(engine):
+    own = mz.Engine(engine.checkpoint)
+    ids = tuple(own.checkpoint.facts.control_ids.values())
+    own.denoiser.adapt(AdapterConfig(rank=4, control_ids=ids, self_conditioning=True))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in own.denoiser.adapter.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)  # more, and rounding decides texts
+    names = ("ar", "self", "threshold", "reverse", "edits", "two blocks", "long prompt")
+    scheduler = Scheduler(own, positions=80)
+    got = [Collected(scheduler, KINDS[name]) for name in names]
+    run(scheduler)
+    texts = [stream.text() for stream in got]
+    assert texts == [alone(own, KINDS[name]) for name in names] and texts[2] != alone(engine, KINDS["threshold"])
 
 
 def test_no_text_depends_on_its_neighbours(engine, count):
