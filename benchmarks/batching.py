@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--decode", default="ar,verified,diffusion")
+    parser.add_argument("--contexts", default="128,512,1024,2048,4096,8192")
     parser.add_argument("--counts", default="1,2,4,8", help="requests at once")
     parser.add_argument("--parts", default="throughput,uneven,memory,blocks")
     asked = parser.parse_args()
@@ -50,13 +52,15 @@ def main() -> None:
     clock = time.perf_counter if asked.clock == "wall" else time.process_time
     counts = [int(count) for count in asked.counts.split(",")]
     engine = mz.Engine(mz.load(asked.model))
+    decodes = asked.decode.split(",")
+    contexts = [int(context) for context in asked.contexts.split(",")]
     lines: list[str] = []
     for name in asked.parts.split(","):
         lines += {
-            "throughput": lambda: throughput(engine, asked.tokens, asked.rounds, counts, clock),
-            "uneven": lambda: uneven(engine, asked.tokens, asked.rounds, clock),
-            "memory": lambda: memory(engine),
-            "blocks": lambda: blocks(engine, asked.rounds, clock),
+            "throughput": lambda: throughput(engine, asked.tokens, asked.rounds, decodes, counts, clock),
+            "uneven": lambda: uneven(engine, asked.tokens, asked.rounds, decodes, clock),
+            "memory": lambda: memory(engine, decodes),
+            "blocks": lambda: blocks(engine, asked.rounds, contexts, clock),
         }[name]()
     report.write("batching", "Many requests on one engine", lines)
 
@@ -100,23 +104,25 @@ def paired(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, cloc
     )  # fmt: skip
 
 
-def throughput(engine: Engine, tokens: int, rounds: int, counts: Sequence[int], clock: Clock) -> list[str]:
+def throughput(
+    engine: Engine, tokens: int, rounds: int, decodes: Sequence[str], counts: Sequence[int], clock: Clock
+) -> list[str]:
     table = []
-    for decode in ("ar", "verified", "diffusion"):
+    for decode in decodes:
         for count in counts:
             rows = requests(decode, count, tokens)
             measured = paired(lambda r=rows: continuous(engine, r), lambda r=rows: static(engine, r), rounds, clock)  # type: ignore[misc]
             table.append((decode, count, *measured))
-    best = {decode: max(row[3] for row in table if row[0] == decode) for decode in ("ar", "verified", "diffusion")}
+    best = {decode: max(row[3] for row in table if row[0] == decode) for decode in decodes}
     rows = [(*row, row[2] / best[row[0]]) for row in table]
     head = ("decode", "requests", "scheduler, tokens/s", "static batch, tokens/s", "ratio", "of the best static batch")
     return ["## Throughput", "", *report.table(head, rows), ""]
 
 
-def uneven(engine: Engine, tokens: int, rounds: int, clock: Clock) -> list[str]:
+def uneven(engine: Engine, tokens: int, rounds: int, decodes: Sequence[str], clock: Clock) -> list[str]:
     lengths = [max(4, tokens * (1 + 3 * n % 8) // 8) for n in range(24)]
     table = []
-    for decode in ("ar", "diffusion"):
+    for decode in decodes:
         rows = [replace(row, max_tokens=n) for row, n in zip(requests(decode, 24, tokens), lengths, strict=True)]
 
         def batches(rows: Sequence[mz.Request] = rows) -> int:
@@ -135,10 +141,10 @@ def uneven(engine: Engine, tokens: int, rounds: int, clock: Clock) -> list[str]:
     return ["## 24 requests of different lengths, 8 at once", "", *report.table(head, table), ""]
 
 
-def memory(engine: Engine, context: int = 1024, streams: int = 4) -> list[str]:
+def memory(engine: Engine, decodes: Sequence[str], context: int = 1024, streams: int = 4) -> list[str]:
     """Streams whose prompts share nothing, each with `context` positions in all."""
     process, table = psutil.Process(), []
-    for decode in ("ar", "diffusion"):
+    for decode in decodes:
         scheduler = Scheduler(engine, memory=1 << 31)
         words = engine.tokenizer.encode(" word" * context)
         ask = mz.Request("x", raw=True, decode=decode, max_tokens=48)  # type: ignore[arg-type]
@@ -163,10 +169,10 @@ def memory(engine: Engine, context: int = 1024, streams: int = 4) -> list[str]:
     return ["## Memory a stream", "", *report.table(head, table), ""]
 
 
-def blocks(engine: Engine, rounds: int, clock: Clock) -> list[str]:
+def blocks(engine: Engine, rounds: int, contexts: Sequence[int], clock: Clock) -> list[str]:
     table = []
     words = engine.tokenizer.encode(" word" * 8192)
-    for context in (128, 512, 1024, 2048, 4096, 8192):
+    for context in contexts:
         scheduler = Scheduler(engine, memory=1 << 31, chunk=256)
         prompt = engine.tokenizer.decode(words[: min(context, engine.denoiser.config.max_length - 40)])
         scheduler.submit(mz.Request(prompt, raw=True, decode="diffusion", max_tokens=32))
@@ -196,7 +202,10 @@ def draw(rows: Sequence[tuple[int, float, float]]) -> Path:
     figure, axis = plt.subplots(figsize=(5, 3))
     axis.plot([row[0] for row in rows], [row[2] for row in rows], marker="o", color="black")
     axis.set(
-        xscale="log", xlabel="positions of text before the block", ylabel="cost of a step, 128 = 1", ylim=(0, None)
+        xscale="log",
+        xlabel="positions of text before the block",
+        ylabel="cost of a step, the first = 1",
+        ylim=(0, None),
     )
     axis.set_xticks([row[0] for row in rows], [str(row[0]) for row in rows])
     axis.axhline(2, linestyle=":", color="grey")
