@@ -94,7 +94,7 @@ class _Graph:
             list(self.constants.values()),
         )  # fmt: skip
         sets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
+        return bytes(helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString())
 
 
 def blocks_graph(
@@ -107,9 +107,9 @@ def blocks_graph(
     exact: activations stay float32, which is slower and equal to torch to rounding.
     """
     c, g = config, _Graph(exact)
-    kv, group, size = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_size
+    kv, size = c.num_kv_heads, c.head_size
     cos, sin = (g.constant(table) for table in tables)
-    rows = {"x": ("B", "T", c.width), "positions": ("B", "T"), "mask": ("B", 1, "GT", "S+T")}
+    rows: dict[str, Sequence[Any]] = {"x": ("B", "T", c.width), "positions": ("B", "T"), "mask": ("B", 1, "GT", "S+T")}
     rows |= {"gate": ("B", "T", 1)} if pairs else {}
     cached = {f"{kind}{i}": ("B", kv, "S", size) for i in range(c.num_layers) for kind in ("keys", "values")}
     count = g.one("Gather", g.one("Shape", "x"), g.constant(np.array([1])), axis=0)
@@ -142,7 +142,7 @@ def blocks_graph(
         q, k = g.split(qk, [c.num_heads * size, kv * size])
         q = g.one("Transpose", g.reshape(q, 0, 0, c.num_heads, size), perm=[0, 2, 1, 3])
         q = g.reshape(q, 0, kv, -1, size)  # [B, K, G T, H]: grouped queries are folded into the query axis
-        k, v = (g.one("Transpose", g.reshape(x, 0, 0, kv, size), perm=[0, 2, 1, 3]) for x in (k, v))
+        k, v = (g.one("Transpose", g.reshape(part, 0, 0, kv, size), perm=[0, 2, 1, 3]) for part in (k, v))
         scores = [
             g.one("FusedMatMul", q, keys, domain=MICROSOFT, transB=1, alpha=size**-0.5) for keys in (f"keys{i}", k)
         ]

@@ -29,11 +29,11 @@ class Packed:
 
     @property
     def outputs(self) -> int:
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def inputs(self) -> int:
-        return self.values.shape[1] * GROUP
+        return int(self.values.shape[1]) * GROUP
 
     def rows(self, order: NDArray[np.int64]) -> Packed:
         """These rows, in this order."""

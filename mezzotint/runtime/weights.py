@@ -28,7 +28,7 @@ UNPACK = {"Q4_1": from_q4_1, "Q8_0": from_q8_0}
 
 @dataclass
 class Parts:
-    """Everything that `FastDenoiser` is made of. linears, pairs: "3.qkv" -> of that product; norms as `blocks_graph` names them."""
+    """What `FastDenoiser` is made of. linears, pairs: "3.qkv" -> of that product; norms as `blocks_graph` names them."""
 
     config: ModelConfig
     shift: int
@@ -106,7 +106,7 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Callable[[], Packed]
     ours = {
         theirs.format(i): name.format(i) for theirs, name in NAMES.items() for i in range(checkpoint.config.num_layers)
     }
-    for theirs, info in file.tensors.items():
+    for theirs in file.tensors:
         if theirs in ours:
             yield ours[theirs], partial(_packed, checkpoint, file, theirs, ours[theirs]), partial(file.tensor, theirs)
 
