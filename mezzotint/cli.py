@@ -46,7 +46,7 @@ Compute = Annotated[
     str,
     typer.Option(help="float32, int8 (faster on a CPU; needs mezzotint[fast]), or auto: int8 where it is possible."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores without it.")]
+Cores = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores without it.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 Decode = Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")]
@@ -228,7 +228,7 @@ def generate(
     ] = None,
     raw: Raw = False,
     compute: Compute = "float32",
-    threads: Threads = None,
+    threads: Cores = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="What a call costs here by its positions, and what follows, on stderr.")
     ] = False,

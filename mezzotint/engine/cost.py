@@ -135,10 +135,8 @@ class Plan:
         rows = [f"{'positions a call':<34}{'ms':>8}{'tokens a call to pass ar':>28}"]
         for n, ms in zip(self.curve.positions, self.curve.milliseconds, strict=True):
             rows.append(f"{n:<34}{ms:>8.1f}{self.curve.break_even(n):>28.2f}")
-        rows += [
-            "",
-            f"{'way (trial of ' + str(TOKENS * len(PROMPTS)) + ' tokens)':<34}{'ms/token':>8}{'tokens/call':>14}{'positions/call':>16}",
-        ]
+        head = f"way (trial of {TOKENS * len(PROMPTS)} tokens)"
+        rows += ["", f"{head:<34}{'ms/token':>8}{'tokens/call':>14}{'positions/call':>16}"]
         picked = {id(self.lossless), id(self.block)}
         for way in sorted(self.ways, key=lambda way: way.ms_per_token):
             mark = "  <- picked" if id(way) in picked else ""
@@ -164,7 +162,7 @@ def candidates(trained: bool, blocks: Sequence[int] = (8, 16, 32)) -> list[Reque
     ways += [replace(base, decode="verified", draft_length=k) for k in (2, 4, 8)]
     if trained:
         for draft in ("self-last", "self-two-call"):
-            ways += [replace(base, decode="verified", draft=draft, draft_length=k) for k in (4, 8)]  # type: ignore[arg-type]
+            ways += [replace(base, decode="verified", draft=draft, draft_length=k) for k in (4, 8)]
         policy = QUALITY["balanced"]()
         ways += [replace(base, decode="diffusion", policy=replace(policy, canvas_length=n)) for n in blocks]
     return ways

@@ -160,11 +160,11 @@ def blocks_graph(
         new_keys.append(g.one("Unsqueeze", k, g.constant(np.array([0]))))
         new_values.append(g.one("Unsqueeze", v, g.constant(np.array([0]))))
     state = g.one("Add", state, step or state)
-    new = (c.num_layers, "B", kv, "T", size)
+    shape = (c.num_layers, "B", kv, "T", size)
     return g.model("blocks", rows | cached, {
         "state": (state, ("B", "T", c.width)),
-        "new_keys": (g.one("Concat", *new_keys, axis=0), new),
-        "new_values": (g.one("Concat", *new_values, axis=0), new),
+        "new_keys": (g.one("Concat", *new_keys, axis=0), shape),
+        "new_values": (g.one("Concat", *new_values, axis=0), shape),
     })  # fmt: skip
 
 
