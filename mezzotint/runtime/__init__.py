@@ -27,7 +27,9 @@ def chosen(compute: str) -> str:
 
 def fast_denoiser(checkpoint: Checkpoint, threads: int | None = None) -> Denoiser:
     """The network of a checkpoint on the fast runtime. Raises ValueError for one that it cannot compute."""
-    from mezzotint.runtime.denoiser import FastDenoiser
+    from mezzotint.runtime.denoiser import FastDenoiser, give_back
     from mezzotint.runtime.weights import Parts
 
-    return FastDenoiser(Parts.of(checkpoint), threads)
+    denoiser = FastDenoiser(Parts.of(checkpoint), threads)
+    give_back()
+    return denoiser

@@ -10,10 +10,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +40,11 @@ if TYPE_CHECKING:
 CHUNK = 128  # positions of one pass: wider ones are no faster a position, and attend to more that they may not see
 
 
-def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+def session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    """Loads by way of a file that is gone afterwards: of weights that are given in memory the runtime keeps a second copy.
+
+    `model` loses its weights by it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -44,13 +53,23 @@ def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     # between two calls torch works on the same cores: threads that wait by spinning would be in its way
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory(prefix="mezzotint-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "graph.onnx")
+        onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=1024)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps what the weights took while they were packed."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 class _Call:
     """One graph with its inputs and outputs bound to torch tensors, none of them copied."""
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         self.session = session(model, threads)
         self.binding = self.session.io_binding()
         self.cache: tuple[int, ...] = ()  # whose keys and values are bound

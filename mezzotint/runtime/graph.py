@@ -82,7 +82,7 @@ class _Graph:
 
     def model(
         self, name: str, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[str, Sequence[Any]]]
-    ) -> bytes:
+    ) -> onnx.ModelProto:
         """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but `positions`."""
         for public, (inside, _) in outputs.items():
             self.nodes.append(helper.make_node("Identity", [inside], [public]))
@@ -94,13 +94,13 @@ class _Graph:
             list(self.constants.values()),
         )  # fmt: skip
         sets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-        return bytes(helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString())
+        return helper.make_model(graph, opset_imports=sets, ir_version=10)
 
 
 def blocks_graph(
     config: ModelConfig, weights: Mapping[str, Packed], norms: Mapping[str, Array], tables: tuple[Array, Array],
     pairs: Mapping[str, Pairs] | None = None, exact: bool = False,
-) -> bytes:  # fmt: skip
+) -> onnx.ModelProto:  # fmt: skip
     """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp".
 
     tables: cos and sin `[max_length, H / 2]`. With pairs there is one more input, gate `[B, T, 1]`.
@@ -168,7 +168,7 @@ def blocks_graph(
     })  # fmt: skip
 
 
-def head_graph(head: Packed, exact: bool = False) -> bytes:
+def head_graph(head: Packed, exact: bool = False) -> onnx.ModelProto:
     """hidden `[1, M, D]` -> logits `[1, M, V]`."""
     g = _Graph(exact)
     logits = g.linear("hidden", head)

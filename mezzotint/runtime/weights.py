@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +65,8 @@ class Parts:
         )  # fmt: skip
         if config.condition is not None:
             raise ValueError("fast products know no conditions; use compute 'float32' for this checkpoint")
+        if isinstance(checkpoint.stored, GGUFFile) and hasattr(mmap, "MADV_DONTNEED"):
+            checkpoint.stored.data.madvise(mmap.MADV_DONTNEED)  # its pages are read; they may leave the memory
         adapter = checkpoint.new_adapter()
         if adapter is not None:
             parts.take(adapter)
