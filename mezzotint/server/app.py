@@ -2,6 +2,7 @@
 
 POST /v1/chat/completions  /v1/completions  /v1/instant-edit
 GET  /v1/models  /v1/models/{id}  /health  /ready  /metrics  /openapi.json
+and the playground, /playground (`playground.py`)
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
+from mezzotint.server import playground
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import chat_order, completion_order, edit_order, seed_of
+from mezzotint.server.preview import Preview, Split
 from mezzotint.server.service import Service, ignored
 from mezzotint.server.settings import Settings
 from mezzotint.server.wire import Chat, Completion, EditAnswer, InstantEdit, param
@@ -31,8 +34,8 @@ REFUSALS = {404: "there is nothing at this address", 405: "this address does not
 ERROR = {"description": "what was wrong", "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
-def build(worker: Worker, settings: Settings) -> Guard:
-    """The whole application behind its guard."""
+def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
+    """The whole application behind its guard, and the preview's pages beside it."""
     service = Service(worker, settings)
     app = FastAPI(
         title="Mezzotint", version=mezzotint.__version__, docs_url=None, redoc_url=None,
@@ -41,10 +44,11 @@ def build(worker: Worker, settings: Settings) -> Guard:
     _errors(app, service.metrics)
     _text_routes(app, service)
     _other_routes(app, service)
+    playground.add(app, service, preview)
     for path in app.openapi()["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # the framework's own refusals leave as 400
-    return Guard(app, settings, service.metrics)
+    return Split(Guard(app, settings, service.metrics), preview)
 
 
 def _text_routes(app: FastAPI, service: Service) -> None:

@@ -17,6 +17,7 @@ from mezzotint.engine.engine import Engine
 from mezzotint.server.app import build
 from mezzotint.server.logs import log
 from mezzotint.server.patient import patient
+from mezzotint.server.preview import Preview
 from mezzotint.server.settings import Settings
 from mezzotint.server.worker import Worker
 
@@ -25,11 +26,15 @@ HEADERS = 1 << 16  # bytes of all headers together
 
 
 class Server(uvicorn.Server):
-    """uvicorn, whose end is also the worker's."""
+    """uvicorn, whose end is also the worker's. It listens for the preview's requests too."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker, grace: float, preview: Preview) -> None:
         super().__init__(config)
-        self.worker, self.grace = worker, grace
+        self.worker, self.grace, self.preview = worker, grace, preview
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.preview.sock:
+            super().run([*(sockets or []), self.preview.sock])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log("shutting_down")
@@ -48,20 +53,25 @@ def serving(load: Callable[[], Engine], settings: Settings) -> Server:
         server.should_exit = True
 
     worker = Worker(load, settings.queue, failed)
+    preview = Preview(_bound(settings, settings.preview_port))
     config = uvicorn.Config(
-        build(worker, settings), http=patient(settings.receive), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
+        build(worker, settings, preview), http=patient(settings.receive), ws="none", lifespan="off", log_config=None,
+        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip
-    server = Server(config, worker, settings.grace)
+    server = Server(config, worker, settings.grace, preview)
     worker.start()
     return server
 
 
 def listen(settings: Settings) -> socket.socket:
     """Raises OSError when the address cannot be had."""
+    return _bound(settings, settings.port)
+
+
+def _bound(settings: Settings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    return socket.create_server((settings.host, port), family=family, backlog=2048)
 
 
 def url(bound: socket.socket) -> str:
