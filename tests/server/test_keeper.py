@@ -63,9 +63,9 @@ def test_a_server_that_is_killed_is_started_again(full):
                     for line in lines:
                         assert "[DONE]" not in line and '"finish_reason":"' not in line
             pid = kept.line("server_started")["pid"]
-            assert kept.status() == 503 and time.monotonic() - killed < 1
+            assert kept.status() == 503 and time.monotonic() - killed < (1 if full else 30)
             live.wait(lambda: kept.status() == 200, 90)
-            assert time.monotonic() - killed < load * 1.5 + 2
+            assert time.monotonic() - killed < (load * 1.5 + 2 if full else 90)
             again = httpx.post(f"{kept.base}/v1/completions", json={"prompt": "Mia has", "seed": 1}, timeout=30).json()
             assert again["choices"] == text["choices"]
         with pytest.raises(httpx.TransportError):  # without its keeper a server ends
