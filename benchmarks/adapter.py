@@ -20,7 +20,6 @@ import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import report
 import tiny
@@ -29,8 +28,7 @@ import torch
 import mezzotint as mz
 from mezzotint.checkpoints.adapter import adapter_sha256
 from mezzotint.draws import Draws
-from mezzotint.edit.repair import doubts, repair_tokens
-from mezzotint.eval.metrics import auroc, bootstrap, f_beta
+from mezzotint.eval.metrics import bootstrap
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CLEAN, Places, context_causal
 from mezzotint.noise import Absorbing
@@ -181,77 +179,19 @@ def drafts(network: Denoiser, checkpoint: mz.Checkpoint, prompts: dict[str, list
 
 
 def repair(
-    base: Denoiser,
-    network: Denoiser,
-    checkpoint: mz.Checkpoint,
-    texts: Sequence[Example],
-    count: int,
-    rates: Sequence[float],
-) -> tuple[list[str], bool]:
+    base: Denoiser, network: Denoiser, checkpoint: mz.Checkpoint, texts: Sequence[Example], count: int, rates: Sequence[float]
+) -> tuple[list[str], bool]:  # fmt: skip
+    """As for `tiny`, the base in its AR twin's place; the base's own proposals are what rescoring starts from."""
     short, long = REPAIRED
     rows = [list(e.text[:long]) for e in texts if len(e.text) >= short][: count + count // 3]
-    test, dev = rows[:count], rows[count:]
-    pool = [token for row in dev for token in row]
-    banned = sorted(checkpoint.tokenizer.specials.values())
-    start = [
-        checkpoint.tokenizer.id(checkpoint.tokenizer.bos)
-        if checkpoint.tokenizer.bos
-        else checkpoint.tokenizer.eos_ids[0]
-    ]
-    lines, detection, good = [], [], True
-    for rate in rates:
-        chosen: dict[str, float] = {}
-        for some, seed, last in ((dev, 77, False), (test, 7, True)):
-            totals: dict[str, list[int]] = {}
-            doubted: dict[str, list[Any]] = {"canvas": [], "base": []}
-            planted, calls = [], 0
-            for first in range(0, len(some), ROWS):
-                clean, spoiled, valid, wrong = tiny.plant(some[first : first + ROWS], rate, pool, seed + first)
-                index = torch.arange(clean.shape[1])
-                editable = valid & (index > 0) & (index < valid.sum(-1, keepdim=True) - 1)
-                judged = {
-                    "canvas": doubts(network, spoiled, valid, banned, start),
-                    "base": tiny.ar_doubts(base, spoiled, valid, banned),
-                }
-                planted.append(wrong[editable])
-                arms = {}
-                for name, (doubt, best, p) in judged.items():
-                    doubted[name].append(doubt[editable])
-                    least = torch.zeros_like(wrong)
-                    for i in range(len(clean)):
-                        order = doubt[i].masked_fill(~editable[i], -1).argsort(descending=True)
-                        least[i, order[: max(1, round(rate * int(valid[i].sum())))]] = True
-                    arms[f"least likely replaced, {name}"] = torch.where(least, best, spoiled)
-                    for t in THRESHOLDS:
-                        if name == "base" and (not last or chosen[name] == t):
-                            arms[f"{name}, threshold {t:g}"] = torch.where((p > t) & editable, best, spoiled)
-                for t in THRESHOLDS:
-                    if not last or chosen["canvas"] == t:
-                        fixed, _, used = repair_tokens(network, spoiled, valid, editable, banned, t, before=start)
-                        arms[f"canvas, threshold {t:g}"] = fixed
-                        calls += int(used.sum())
-                for name, fixed in arms.items():
-                    total = totals.setdefault(name, [0, 0, 0])
-                    for k, n in enumerate(tiny.counts(clean, spoiled, fixed)):
-                        total[k] += n
-            scores = {name: (f_beta(*t), t[0] / max(t[1], 1), t[0] / t[2]) for name, t in totals.items()}
-            if not last:
-                for name in ("canvas", "base"):
-                    chosen[name] = max(THRESHOLDS, key=lambda t: scores[f"{name}, threshold {t:g}"][0])
-                continue
-            lines += [[f"{rate:.0%}", name, *score] for name, score in scores.items()]
-            truth = torch.cat(planted)
-            areas = [auroc(torch.cat(doubted[name]), truth) for name in doubted]
-            detection.append([f"{rate:.0%}", *areas, calls / len(some)])
-            if rate == 0.05:
-                ours = scores[f"canvas, threshold {chosen['canvas']:g}"][0]
-                good = ours > max(score[0] for name, score in scores.items() if "canvas" not in name)
-    return [
-        "## Repair", "", f"{len(test)} held-out texts of {short} to {long} tokens, tokens of other texts planted; thresholds "
-        f"chosen on {len(dev)} more. Who replaces the least likely tokens is told how many errors there are.", "",
-        *report.table(["errors", "", "F0.5", "precision", "recall"], lines), "",
-        *report.table(["errors", "detection AUROC, canvas", "base (left side only)", "calls of a repair"], detection), "",
-    ], good  # fmt: skip
+    tokenizer = checkpoint.tokenizer
+    start = tokenizer.id(tokenizer.bos) if tokenizer.bos else tokenizer.eos_ids[0]
+    bench = tiny.Bench(checkpoint, network, base, rows[:count], [], rows[count:], (start,), ROWS)
+    lines, scores = tiny.repairing(bench, rates, THRESHOLDS)
+    found = scores.get(0.05, {})
+    ours = [score for arm, score in found.items() if arm.startswith("diffusion, threshold")]
+    theirs = [score for arm, score in found.items() if "AR twin" in arm]
+    return lines, bool(found) and max(ours) > max(theirs)
 
 
 def main() -> None:

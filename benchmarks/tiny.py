@@ -53,6 +53,8 @@ class Bench:
     rows: list[list[int]]  # test documents, [<end>] text [<end>]
     genres: list[str]
     dev: list[list[int]]
+    before: tuple[int, ...] = ()  # what every document that is repaired stands behind, where the weights are shifted
+    at_once: int = ROWS  # documents in one forward
 
     @property
     def banned(self) -> list[int]:
@@ -267,13 +269,13 @@ def repairs(b: Bench, rows: list[list[int]], rate: float, seed: int, thresholds:
     doubted: dict[str, list[Tensor]] = {"diffusion": [], "AR twin": []}
     planted: list[Tensor] = []
     calls = 0
-    for first in range(0, len(rows), ROWS):
-        clean, spoiled, valid, wrong = plant(rows[first : first + ROWS], rate, pool, seed + first)
+    for first in range(0, len(rows), b.at_once):
+        clean, spoiled, valid, wrong = plant(rows[first : first + b.at_once], rate, pool, seed + first)
         index = torch.arange(clean.shape[1])
         editable = valid & (index > 0) & (index < valid.sum(-1, keepdim=True) - 1)
         planted.append(wrong[editable])
         judged = {
-            "diffusion": doubts(b.denoiser, spoiled, valid, b.banned),
+            "diffusion": doubts(b.denoiser, spoiled, valid, b.banned, b.before),
             "AR twin": ar_doubts(b.ar, spoiled, valid, b.banned),
         }
         arms = {}
@@ -288,7 +290,7 @@ def repairs(b: Bench, rows: list[list[int]], rate: float, seed: int, thresholds:
                 for t in thresholds:
                     arms[f"{name}, threshold {t:g}"] = torch.where((p > t) & editable, best, spoiled)
         for t in thresholds:
-            fixed, _, count = repair_tokens(b.denoiser, spoiled, valid, editable, b.banned, t)
+            fixed, _, count = repair_tokens(b.denoiser, spoiled, valid, editable, b.banned, t, before=b.before)
             arms[f"diffusion, threshold {t:g}"] = fixed
             calls += int(count.sum())
         for name, fixed in arms.items():
@@ -303,15 +305,22 @@ def repairs(b: Bench, rows: list[list[int]], rate: float, seed: int, thresholds:
     )
 
 
-def repairing(b: Bench) -> list[str]:
+def repairing(
+    b: Bench, rates: Sequence[float] = RATES, thresholds: Sequence[float] = THRESHOLDS
+) -> tuple[list[str], dict[float, dict[str, float]]]:
+    """Lines of the report; and by rate the F0.5 of every arm that has its threshold."""
     rows, detection = [], []
-    for rate in RATES:
-        tried = repairs(b, b.dev, rate, 77, THRESHOLDS).scores
+    scores: dict[float, dict[str, float]] = {}
+    for rate in rates:
+        tried = repairs(b, b.dev, rate, 77, thresholds).scores
         chosen = {
-            arm: max(THRESHOLDS, key=lambda t, arm=arm, tried=tried: tried[f"{arm}, threshold {t:g}"][0])  # type: ignore[misc]
+            arm: max(thresholds, key=lambda t, arm=arm, tried=tried: tried[f"{arm}, threshold {t:g}"][0])  # type: ignore[misc]
             for arm in ("diffusion", "AR twin")
         }
         found = repairs(b, b.rows, rate, 7, sorted(set(chosen.values())))
+        told = [*(f"{arm}, threshold {t:g}" for arm, t in chosen.items()),
+                *(f"replacing every least likely token, {arm}" for arm in chosen)]  # fmt: skip
+        scores[rate] = {name: found.scores[name][0] for name in told}
         for arm, t in chosen.items():
             rows.append([f"{rate:.0%}", f"{arm}, threshold {t:g}", *found.scores[f"{arm}, threshold {t:g}"]])
         rows.append([f"{rate:.0%}", "doing nothing", 0.0, "", 0.0])
@@ -320,11 +329,11 @@ def repairing(b: Bench) -> list[str]:
             rows.append([f"{rate:.0%}", name, *found.scores[name]])
         detection.append([f"{rate:.0%}", found.auroc["diffusion"], found.auroc["AR twin"], found.calls])
     return [
-        "## Repair", "", "Errors planted in the held-out documents: tokens of other documents. Thresholds chosen on 200 other "
-        "documents. Who replaces the least likely tokens is told how many errors there are.", "",
+        "## Repair", "", f"Errors planted in {len(b.rows)} held-out documents: tokens of other documents. Thresholds chosen on "
+        f"{len(b.dev)} other documents. Who replaces the least likely tokens is told how many errors there are.", "",
         *report.table(["errors", "", "F0.5", "precision", "recall"], rows), "",
         *report.table(["errors", "detection AUROC, diffusion", "AR twin (left side only)", "calls of a repair"], detection), "",
-    ]  # fmt: skip
+    ], scores  # fmt: skip
 
 
 def main() -> None:
@@ -346,7 +355,7 @@ def main() -> None:
             checkpoint, checkpoint.denoiser(), twin.denoiser(), rows[: args.count], genres[: args.count],
             rows[args.count : args.count + 200],
         )  # fmt: skip
-        lines = [*generation(bench), *infilling(bench), *repairing(bench)]
+        lines = [*generation(bench), *infilling(bench), *repairing(bench)[0]]
     head = [f"{args.count} documents held out by source, {len(bench.dev)} others to choose thresholds on.", ""]
     report.write("tiny", "The tiny model and its AR twin", head + lines)
 

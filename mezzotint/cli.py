@@ -83,6 +83,8 @@ def reporting(verb: Verb) -> Verb:
             result = verb(*args, **kwargs)
             sys.stdout.flush()
             return result
+        except typer.Exit:  # a RuntimeError, but nobody's mistake: what there was to say has been said
+            raise
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             code = INTERRUPTED
@@ -1153,7 +1155,11 @@ def evaluate(
 
     said: list[dict[str, Any]] = []
 
+    why = ""
+
     def finished(summary: Summary) -> None:
+        nonlocal why
+        why = summary.why or why
         said.append({"task": summary.task, "asked": summary.asked, "states": dict(summary.states)})
         if not json_output:
             print(command.line(summary), flush=True)
@@ -1166,7 +1172,8 @@ def evaluate(
         print(json.dumps({"store": str(folder), "tasks": said}))
     _note(f"stored in {folder}; mezzotint eval-report {folder} draws it")
     if not good:
-        print("mezzotint: too many answers ended in infra_error; run the same command again", file=sys.stderr)
+        because = f" ({why})" if why else ""
+        print(f"mezzotint: too many answers ended in infra_error{because}; run the same command again", file=sys.stderr)
         raise typer.Exit(FAILED)
 
 

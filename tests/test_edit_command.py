@@ -57,7 +57,8 @@ def test_in_place_keeps_everything_else_and_a_backup(path, tmp_path):
 def test_several_files_json_and_exit_codes(path, tmp_path):
     other = tmp_path / "clean.txt"
     other.write_text("Mia has a red ball.\n")
-    code, out, _ = run(path, other, "--json", "--exit-code")
+    code, out, errors = run(path, other, "--json", "--exit-code")
+    assert "mezzotint:" not in errors, "a change is no failure to report"
     one, two = (json.loads(line) for line in out.splitlines())
     assert code == 1 and one["changed"] and not two["changed"] and two["hunks"] == []
     (hunk,) = one["hunks"]

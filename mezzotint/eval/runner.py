@@ -51,6 +51,7 @@ class Summary:
     task: str
     states: Counter[str]
     asked: int  # answers that this run made
+    why: str = ""  # what the last request that failed said
 
     @property
     def failed(self) -> bool:
@@ -123,7 +124,7 @@ def run(
                 states.update(_judge(task, batch, sample, answers, verdicts, store, judge, wanted.workers))
             report(task.name, sample * len(items) + begin + len(batch), total)
     states["infra_error"] += len(failed)
-    return Summary(task.name, states, asked)
+    return Summary(task.name, states, asked, failed[-1].note if failed else "")
 
 
 def _judge(

@@ -26,7 +26,7 @@ def chosen(names: Sequence[str]) -> list[Task]:
             if one not in TASKS:
                 near = get_close_matches(one, TASKS, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"unknown benchmark {one!r}{hint} known: {', '.join(TASKS)}, or ten, or all")
+                raise ValueError(f"unknown benchmark {one!r}{hint or ';'} known: {', '.join(TASKS)}, or ten, or all")
             found[one] = TASKS[one]
     return list(found.values())
 

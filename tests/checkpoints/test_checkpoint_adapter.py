@@ -1,15 +1,16 @@
 """Adapters on disk: what is saved is loaded, the base is pinned, peft reads ours and we read peft's, bad ones are named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import mezzotint as mz
-from mezzotint.checkpoints.adapter import read_adapter
+from mezzotint.checkpoints.adapter import adapter_sha256, read_adapter
 from mezzotint.checkpoints.errors import CheckpointError
-from mezzotint.checkpoints.load import CONTROL, Checkpoint, load
+from mezzotint.checkpoints.load import CONTROL, KNOWN, Checkpoint, load
 from mezzotint.model.adapter import TARGETS, AdapterConfig
 from mezzotint.model.visibility import context_causal, two_stream_places
 
@@ -80,6 +81,37 @@ def test_eight_bits_with_a_scale_a_row(saved, tiny, tmp_path):
     save_file(tensors | {scale: tensors[scale][:-1]}, file)
     with pytest.raises(CheckpointError, match="shape"):
         load(tiny[1], adapter=small)
+
+
+def test_a_shipped_adapter_lies_on_its_checkpoint_by_name(tmp_path, monkeypatch):
+    bare = load("tiny")
+    known = replace(KNOWN["tiny"], adapter=tmp_path / "canvas")
+    monkeypatch.setitem(KNOWN, "tiny", known)
+    assert load("tiny").adapter is None  # none is shipped yet
+    denoiser = learnt(bare)
+    bare.save_adapter(tmp_path / "canvas", denoiser, bare.facts, dtype=torch.int8)
+    found = load("tiny")
+    assert found.name == "tiny" and found.adapter is not None and known.trained_canvas
+    assert torch.allclose(said(found.denoiser()), said(denoiser), atol=0.05)
+    assert adapter_sha256(tmp_path / "canvas") != adapter_sha256(tmp_path)
+
+
+def test_another_adapter_takes_the_place_of_the_one_that_default_comes_with(saved, tiny, tmp_path, monkeypatch):
+    checkpoint, _denoiser, folder = saved
+    for name in ("default", "base"):
+        monkeypatch.setitem(KNOWN, name, Shipped(checkpoint, folder if name == "default" else None))
+    assert load("default").adapter is not None and load("base").adapter is None
+    assert load("default", adapter=folder).adapter.folder == folder
+
+
+class Shipped:
+    """A known checkpoint that is a given one."""
+
+    def __init__(self, checkpoint, adapter):
+        self.checkpoint, self.adapter = checkpoint, adapter
+
+    def load(self, name):
+        return self.checkpoint if self.adapter is None else self.checkpoint.with_adapter(self.adapter)
 
 
 def test_self_conditioning_is_saved_and_an_adapter_from_before_it_loads(saved, tiny, tmp_path):

@@ -14,7 +14,8 @@ import mezzotint as mz
 from mezzotint.edit.ask import Ask
 from mezzotint.edit.editor import Where, edit, resolve
 from mezzotint.edit.locks import Locks
-from mezzotint.edit.passages import Sizes, passages
+from mezzotint.edit.passages import Sizes, passages, start_id
+from mezzotint.edit.repair import doubts
 from mezzotint.edit.source import Source
 
 
@@ -149,3 +150,22 @@ def test_long_texts_are_read_in_passages_that_end_with_lines(folder):
     assert edit(engine, text, Ask("fix", sure=0.5, max_steps=2), Where(lines="3-4")).before == text
     with pytest.raises(ValueError, match="leaves no room"):
         edit(engine, text, Ask("fix " * 300))
+
+
+def test_repair_of_shifted_weights_stands_behind_a_start(folder):
+    engine = loud(folder, 3.0, noise="hybrid", shift=1)
+    text = "the thing and the thing"
+    assert mz.repair(engine, text, threshold=0.0, max_steps=1).hunks
+    ids, network, start = torch.tensor([engine.tokenizer.encode(text)]), engine.denoiser, start_id(engine)
+    real, banned = torch.ones_like(ids, dtype=torch.bool), sorted(engine.tokenizer.specials.values())
+    with torch.inference_mode():
+        cache = network.new_cache(1, 1 + ids.shape[1])
+        network.read(torch.tensor([[start]]), torch.tensor([1]), cache)
+        logits = network.denoise(ids, 1 + torch.arange(ids.shape[1])[None], real, cache).double()
+        logits[..., banned] = -torch.inf
+        doubt, best, sure = doubts(network, ids, real, banned, [start])
+        with pytest.raises(ValueError, match="read before denoising"):
+            doubts(network, ids, real, banned)
+    law = logits.softmax(-1)
+    assert torch.equal(best, law.argmax(-1)) and torch.allclose(sure, law.amax(-1))
+    assert torch.allclose(doubt, 1 - law.gather(-1, ids[..., None])[..., 0])

@@ -70,3 +70,11 @@ def test_the_tiny_model_on_fixtures_in_two_decoders(tmp_path, sandbox):
     code, out, _ = call("eval-report", tmp_path / "ar", tmp_path / "verified", "--out", tmp_path / "page")
     page = (tmp_path / "page.md").read_text()
     assert code == 0 and "13 answers in both, 0 differ" in page and "fixture: 0 of 3" in page
+
+
+def test_an_endpoint_that_nobody_answers_says_why_and_no_more(tmp_path):
+    code, out, err = call(
+        "eval", "gpqa", "--fixtures", "--endpoint", "http://127.0.0.1:9/v1", "--model", "x", "--out", tmp_path / "s"
+    )
+    assert code == 1 and "3 infra error" in out
+    assert "refused" in err.splitlines()[-1] and "run the same command again" in err.splitlines()[-1], err

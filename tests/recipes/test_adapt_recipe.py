@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import mezzotint as mz
 from mezzotint.cli import app
-from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run
+from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run, within
 from mezzotint.train.canvases import Example, Stage
 from mezzotint.train.monitor import read_metrics
 from mezzotint.train.rows import examples_of, read_examples
@@ -135,6 +135,15 @@ def test_without_a_data_folder_the_standard_library_is_learnt_split_by_file(tiny
     found = corpus(None, tiny.tokenizer, 64, 60)
     assert len(found.train) > 100 and found.held_out and all(e.free and 16 <= len(e.text) <= 64 for e in found.train)
     assert not {tuple(e.text) for e in found.train} & {tuple(e.text) for e in found.held_out}
+
+
+def test_what_is_longer_than_a_configuration_takes_is_cut_or_left_out():
+    text, short = list(range(50)), Example([1], [2, 3])
+    found = within(
+        [Example([], text, free=True, ends=True), Example([1], text), short, Example([], text, draft=text)], 20
+    )
+    assert [list(e.text) for e in found] == [text[:20], text[20:40], [2, 3]]  # ten tokens are no piece
+    assert not any(e.ends for e in found)
 
 
 class Spelling:
