@@ -314,7 +314,7 @@ def repairing(
     for rate in rates:
         tried = repairs(b, b.dev, rate, 77, thresholds).scores
         chosen = {
-            arm: max(thresholds, key=lambda t, arm=arm, tried=tried: tried[f"{arm}, threshold {t:g}"][0])  # type: ignore[misc]
+            arm: max(thresholds, key=lambda t, arm=arm, tried=tried: tried[f"{arm}, threshold {t:g}"][0])  # type: ignore[misc]  # mypy reads defaults of a lambda as Any
             for arm in ("diffusion", "AR twin")
         }
         found = repairs(b, b.rows, rate, 7, sorted(set(chosen.values())))

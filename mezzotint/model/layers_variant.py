@@ -227,10 +227,12 @@ class VariantBlock(Block):
         assert variant is not None
         experts = variant.experts if variant.experts is not None and layer >= variant.experts.first else None
         beside = experts is not None and experts.beside
-        self.attention_norm = make_norm(config)  # type: ignore[assignment]
-        self.attention = VariantAttention(config, layer)  # type: ignore[assignment]
-        self.mlp_norm = make_norm(config)  # type: ignore[assignment]
-        self.mlp = VariantMLP(config, config.mlp_width) if experts is None or beside else ExpertMLP(config, experts)  # type: ignore[assignment]
+        # In place of the Llama's: the same calls, other classes.
+        self.attention_norm = make_norm(config)  # type: ignore[assignment]  # see above
+        self.attention = VariantAttention(config, layer)  # type: ignore[assignment]  # see above
+        self.mlp_norm = make_norm(config)  # type: ignore[assignment]  # see above
+        mlp = VariantMLP(config, config.mlp_width) if experts is None or beside else ExpertMLP(config, experts)
+        self.mlp = mlp  # type: ignore[assignment]  # see above
         self.experts = ExpertMLP(config, experts) if experts is not None and beside else None
         names = ["after_attention", "after_mlp"] if variant.sandwich else []
         names += ["after_own_mlp", "before_experts", "after_experts"] if beside else []
@@ -257,9 +259,9 @@ class VariantBlock(Block):
     def named(self) -> Named:
         """Slots under our names, which are Hugging Face's Llama's where it has one."""
         yield from _under("input_layernorm", self.attention_norm)
-        yield from ((f"self_attn.{name}", tensor) for name, tensor in self.attention.named())  # type: ignore[operator]
+        yield from ((f"self_attn.{name}", tensor) for name, tensor in self.attention.named())  # type: ignore[operator]  # a VariantAttention
         yield from _under("post_attention_layernorm", self.mlp_norm)
-        yield from ((f"mlp.{name}", tensor) for name, tensor in self.mlp.named())  # type: ignore[operator]
+        yield from ((f"mlp.{name}", tensor) for name, tensor in self.mlp.named())  # type: ignore[operator]  # a VariantMLP or ExpertMLP
         if self.experts is not None:
             yield from ((f"experts.{name}", tensor) for name, tensor in self.experts.named())
         for name, norm in self.norms.items():

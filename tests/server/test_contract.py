@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install 'mezzotint[fuzz]'")
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, settings  # noqa: E402  # not before it is known to be installed
+from hypothesis import strategies as st  # noqa: E402  # not before it is known to be installed
 
 PATHS = [
     "/v1/chat/completions", "/v1/completions", "/v1/fim/completions", "/v1/edit/completions", "/v1/apply/completions",

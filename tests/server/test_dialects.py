@@ -19,7 +19,7 @@ DIALECTS = {
     "codellama": f"<PRE> {PREFIX} <SUF>{SUFFIX} <MID>",
     "starcoder": f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>",
     "suffix first": f"<fim_suffix>{SUFFIX}<fim_prefix>{PREFIX}<fim_middle>",
-    "deepseek": f"<｜fim▁begin｜>{PREFIX}<｜fim▁hole｜>{SUFFIX}<｜fim▁end｜>",  # noqa: RUF001
+    "deepseek": f"<｜fim▁begin｜>{PREFIX}<｜fim▁hole｜>{SUFFIX}<｜fim▁end｜>",  # noqa: RUF001  # its own bars
     "qwen": f"<|fim_prefix|>{PREFIX}<|fim_suffix|>{SUFFIX}<|fim_middle|>",
     "codestral": f"[SUFFIX]{SUFFIX}[PREFIX]{PREFIX}",
     "glm": f"<|code_prefix|>{PREFIX}<|code_suffix|>{SUFFIX}<|code_middle|>",

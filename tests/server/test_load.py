@@ -133,7 +133,10 @@ def test_twenty_streams_at_the_end(engine, full):
         threads = [threading.Thread(target=read, args=(base,)) for _ in range(number)]
         for thread in threads:
             thread.start()
-        waiting = lambda: live.metric(base, "num_requests_running") + live.metric(base, "num_requests_waiting")  # noqa: E731
+
+        def waiting() -> float:
+            return live.metric(base, "num_requests_running") + live.metric(base, "num_requests_waiting")
+
         live.wait(lambda: waiting() == number or len(texts) + waiting() >= number)
         server.should_exit = True
         live.wait(lambda: server.worker.draining)

@@ -8,7 +8,7 @@ SHA-256 of what was run. Families that transformers has run on the installed one
 files were written for (4.57), which the golden names too.
 """
 
-# ruff: noqa: C408
+# ruff: noqa: C408  # configurations are written as calls, as their own files write them
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tiny(
     shapes: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "np") as stored:
-            kept = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            kept = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # a file is no dict
         named = {name: list(tensor.shape) for name, tensor in kept.items()}
         toys = weights(named)
         for name in named:
@@ -68,7 +68,7 @@ def tiny(
 
 def load(file: Path) -> dict[str, np.ndarray]:
     with safe_open(file, "np") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # a file is no dict
 
 
 def table(logits: torch.Tensor) -> list[list[float]]:
@@ -113,7 +113,15 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "pad_token_id": None,
     "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
-plain = lambda context, canvas: bias(canvas_seen(context, canvas))  # noqa: E731
+
+
+def plain(context: int, canvas: int) -> torch.Tensor:
+    return bias(canvas_seen(context, canvas))
+
+
+def windowed(context: int, canvas: int) -> dict[str, torch.Tensor]:
+    """By the name of a layer's kind, as transformers takes masks of networks that have two."""
+    return {"full_attention": plain(context, canvas), "sliding_attention": bias(canvas_seen(context, canvas, 4))}
 
 
 def llama(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
@@ -137,10 +145,7 @@ def qwen2_window(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[in
         **SIZES, tie_word_embeddings=False, use_sliding_window=True, sliding_window=4, max_window_layers=1
     )
     model, shapes = tiny(transformers.Qwen2ForCausalLM, config, folder)
-    masks = lambda n, c: {  # noqa: E731
-        "full_attention": bias(canvas_seen(n, c)), "sliding_attention": bias(canvas_seen(n, c, 4))
-    }  # fmt: skip
-    return model, shapes, causal_modes(model, masks)
+    return model, shapes, causal_modes(model, windowed)
 
 
 def qwen3(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
@@ -176,10 +181,7 @@ def gemma3(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], l
         layer_types=["sliding_attention", "sliding_attention", "full_attention"], rope_parameters=rope,
     )  # fmt: skip
     model, shapes = tiny(transformers.Gemma3ForCausalLM, config, folder)
-    masks = lambda n, c: {  # noqa: E731
-        "full_attention": bias(canvas_seen(n, c)), "sliding_attention": bias(canvas_seen(n, c, 4))
-    }  # fmt: skip
-    return model, shapes, causal_modes(model, masks)
+    return model, shapes, causal_modes(model, windowed)
 
 
 def gpt2(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
@@ -226,7 +228,7 @@ def diffusion_gemma(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list
 def package(folder: Path, name: str = "reference") -> str:
     """Make a folder importable as a package, so that its files' relative imports work; -> the package's name."""
     made = types.ModuleType(name)
-    made.__path__ = [str(folder)]  # type: ignore[attr-defined]
+    made.__path__ = [str(folder)]  # type: ignore[attr-defined]  # what makes a module a package
     sys.modules[name] = made
     return name
 
@@ -270,7 +272,7 @@ def llada(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], li
     made = module.create_model_config_from_pretrained_config(config)
     made.init_device = "cpu"  # its wrapper insists on CUDA unless it is given a model
 
-    class OnCPU(module.LLaDAModelLM):  # type: ignore[misc, name-defined]
+    class OnCPU(module.LLaDAModelLM):  # type: ignore[misc, name-defined]  # a class of a file that is read here
         def __init__(self, config: Any) -> None:
             super().__init__(config, module.LLaDAModel(made))
 
@@ -298,7 +300,7 @@ def stand_ins() -> None:
         made = types.ModuleType(name)
         made.__dict__.update(members)
         made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        made.__path__ = []  # type: ignore[attr-defined]
+        made.__path__ = []  # type: ignore[attr-defined]  # what makes a module a package
         sys.modules[name] = made
         return made
 

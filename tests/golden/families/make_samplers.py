@@ -6,7 +6,7 @@ Randomness is shared: where the sampler draws, it is handed our counted draws at
 thing is imposed on it: MASK's logit is minus infinity, as it always is in ours.
 """
 
-# ruff: noqa: C408, B023, RUF005
+# ruff: noqa: C408, B023, RUF005  # calls as configurations; closures that are called before their loop goes on; sums of lists
 
 from __future__ import annotations
 
