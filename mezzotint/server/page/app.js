@@ -4,8 +4,8 @@ import { html, render, useState, useEffect, useRef } from "./vendor/preact.js";
 import { get, setKey } from "./api.js";
 import { Chat } from "./chat.js";
 
-const LATER = { Edit: "./edit.js", Race: "./race.js", Trace: "./trace.js", Apps: "./apps.js", Lab: "./lab.js" };
-const TABS = { Chat: "Chat", Edit: "Instant Edit", Race: "Race", Trace: "Trace", Apps: "Apps", Lab: "Canvas lab" };
+const LATER = { Edit: "./edit.js", Race: "./race.js", Trace: "./trace.js" };
+const TABS = { Chat: "Chat", Edit: "Instant Edit", Race: "Race", Trace: "Trace" };
 
 function Panel({ name, ...rest }) {
   const [found, set] = useState(() => (name === "Chat" ? { Part: Chat } : null));
