@@ -30,6 +30,9 @@ demo: base ## generate and edit real text; PROMPT=... TEXT=... INSTRUCTION=... t
 test: base ## every test, each suite at a twentieth of its counts
 	@MEZZOTINT_REQUIRE_BASE=1 bash scripts/check.sh
 
+test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromium if left out)
+	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py
+
 test-full: base ## every test at its full counts, and the speed and memory bars
 	@MEZZOTINT_REQUIRE_BASE=1 MEZZOTINT_FULL=1 bash scripts/check.sh
 

@@ -67,9 +67,9 @@ function App() {
       <p class="model">${info ? html`<b>${info.model}</b> · ${info.denoises ? `${info.noise} diffusion, canvas of ${info.canvas}` : "verified decoding"}` : ""}</p>
       <label class="switch"><input type="checkbox" checked=${calm} onChange=${(event) => setCalm(event.target.checked)} /> Less motion</label>
     </header>
-    <div class="tabs" role="tablist" aria-label="Panels" onKeyDown=${keys}>${Object.entries(TABS).map(([name, title]) => html`
+    <nav aria-label="Playground"><div class="tabs" role="tablist" aria-label="Panels" onKeyDown=${keys}>${Object.entries(TABS).map(([name, title]) => html`
       <button type="button" role="tab" id="tab-${name}" key=${name} ref=${(element) => { tabs.current[name] = element; }} aria-selected=${tab === name ? "true" : "false"}
-        aria-controls=${opened.includes(name) ? `panel-${name}` : undefined} tabindex=${tab === name ? 0 : -1} onClick=${() => go(name)}>${title}</button>`)}</div>
+        aria-controls=${opened.includes(name) ? `panel-${name}` : undefined} tabindex=${tab === name ? 0 : -1} onClick=${() => go(name)}>${title}</button>`)}</div></nav>
     <main>
       ${needsKey && html`<form class="key" onSubmit=${(event) => { event.preventDefault(); setKey(event.target.elements.key.value); load(); }}>
         <label for="key">This server asks for a key. It stays in this tab.</label>

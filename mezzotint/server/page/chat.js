@@ -99,7 +99,7 @@ export function Chat({ info, calm, openTrace }) {
     <aside aria-label="Settings of the answer">
       <${Knobs} info=${info} knobs=${knobs} set=${setKnobs} prefix="chat" />
       ${turns.length > 0 && html`<button type="button" class="quiet" onClick=${() => setTurns([])} disabled=${live}>Start over</button>`}
-      <h3>How to read the cells</h3><${Legend} />
+      <h2 class="small">How to read the cells</h2><${Legend} />
     </aside>
   </div>`;
 }

@@ -155,7 +155,7 @@ export function Edit({ info, shown }) {
   <aside aria-label="Settings of the edit" class="stack">
     <${Knob} id="strength" label="Strength: ${Math.round(strength * 100)}%" help="How much of the text starts as noise: 0 corrects what stands there, 100% writes it anew.">
       <input id="strength" type="range" min="0" max="1" step="0.05" value=${strength} aria-describedby="strength-help" onInput=${(event) => setStrength(Number(event.target.value))} /><//>
-    <div><h3>Try it on</h3><div class="chips">${Object.entries(SAMPLES).map(([name, sample]) => html`<button type="button" class="chip" onClick=${() => { setText(sample); setLocks([]); setEdit(null); }}>${name === "Little" ? "A little story" : name}</button>`)}</div></div>
+    <div><h2 class="small">Try it on</h2><div class="chips">${Object.entries(SAMPLES).map(([name, sample]) => html`<button type="button" class="chip" onClick=${() => { setText(sample); setLocks([]); setEdit(null); }}>${name === "Little" ? "A little story" : name}</button>`)}</div></div>
     ${locks.length > 0 && html`<p class="note">${locks.length} lock${locks.length > 1 ? "s" : ""}: underlined text stays, byte for byte.</p>`}
     ${doubts.length > 0 && html`<p class="note">Wavy: words that the model would not have expected there.</p>`}
   </aside></div>`;

@@ -88,7 +88,7 @@ export function Trace({ info, trace: wanted, shown, calm }) {
     <${Problem} text=${problem} />
     <details><summary>The whole text</summary><p class="live" data-testid="whole">${trace.text}</p></details>
     <${Meter} of=${trace} />
-  </section><aside aria-label="How to read a trace"><h3>How to read the cells</h3><${Legend} />
+  </section><aside aria-label="How to read a trace"><h2 class="small">How to read the cells</h2><${Legend} />
     <p class="note">Press a cell to see what else the model would write there.</p>
     <label for="trace-file"><b>Open a saved trace</b></label><input id="trace-file" ref=${file} type="file" accept=".jsonl" onChange=${open} /></aside></div>`;
 }
