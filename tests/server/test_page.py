@@ -83,7 +83,7 @@ def test_an_edit_is_made_and_applied(page):
     page.wait_for_selector(".hunk", timeout=60000)
     clean(page)
     page.click("button:has-text('Apply')")
-    assert page.inner_text(".cm-content") != before
+    page.wait_for_function("before => document.querySelector('.cm-content').innerText !== before", arg=before)
 
 
 def test_panels_fit_narrow_screens(page):
