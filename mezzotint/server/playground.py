@@ -161,7 +161,9 @@ def add(app: FastAPI, service: Service, preview: Preview) -> None:
 def _order(service: Service, body: Run) -> Order:
     """Raises ApiError."""
     engine, most = service.worker.ready(), service.settings.max_tokens
-    told = body.model_dump(exclude={"messages", "prompt", "branch", "max_completion_tokens", "diffusing"})
+    told = body.model_dump(
+        include={"decode", "quality", "policy", "seed", "temperature", "max_tokens"}, exclude_unset=True
+    )
     if body.prompt is not None:
         return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
     if not body.messages:
