@@ -50,6 +50,7 @@ class Engine:
         if self.compute == "int8":
             try:
                 self.denoiser: Denoiser = fast_denoiser(checkpoint, threads)
+                torch.set_num_threads(1)  # more would spin between their products, in the way of the runtime's threads
                 return
             except ValueError:
                 if compute != "auto":
