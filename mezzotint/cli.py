@@ -1041,6 +1041,7 @@ def data_regenerate(
     decode: Annotated[str, typer.Option(help="ar, verified or diffusion.")] = "ar",
     max_tokens: Annotated[int, typer.Option(help="Longest answer; those that do not end in it are left out.")] = 256,
     temperature: Temperature = 0.7,
+    cut: Annotated[bool, typer.Option("--cut", help="Keep answers that do not end, marked as cut.")] = False,
     workers: Annotated[int, typer.Option(help="Copies of the model; more than one on Ray (RAY_ADDRESS).")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs of each copy.")] = 0,
     batch: Annotated[int, typer.Option(help="Questions that are answered in one batch.")] = 16,
@@ -1057,7 +1058,7 @@ def data_regenerate(
     with Console(stderr=True, highlight=False).status("") as status:
         asked, kept = regenerate(
             out, files, model, workers, gpus, batch, most, lambda done, all: status.update(f"{done:,} of {all:,} questions"),
-            max_tokens=max_tokens, temperature=temperature, decode=decode,
+            max_tokens=max_tokens, temperature=temperature, decode=decode, cut=cut,
         )  # fmt: skip
     print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
     print(out)

@@ -227,7 +227,7 @@ class Builder:
             if turn["role"] == "assistant" and at and turn["content"].strip():
                 context, text = self.prompts(*turns[:at]), self.tokenizer.encode(turn["content"])
                 if len(context) + len(text) < self.length:
-                    yield Record(Example(context, text, ends=True))
+                    yield Record(Example(context, text, ends=not (row.get("cut") and at == len(turns) - 1)))
 
     def _edit(self, row: Row, draw: random.Random) -> Iterator[Record]:
         ask, before, after = (str(row.get(key) or "") for key in ("instruction", "input", "output"))

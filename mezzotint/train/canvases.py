@@ -70,6 +70,7 @@ class Stage:
     sizes: block size -> its part of the batches; 0 is the whole text. Levels have a bell's density on [low, high], and are 1
     in `at_one` of the blocks. bias: times Efficient-DLM's slope. errors: the largest rate of wrong visible tokens, 0 in two
     fifths of the blocks. edits: share of batches that are edits. keep: weight of right tokens, at which nothing changes.
+    anywhere: blocks begin anywhere in answers too, as drafts for a verifying call do.
     """
 
     share: float = 1.0
@@ -82,6 +83,7 @@ class Stage:
     edits: float = 0.0
     keep: float = 0.1
     complement: bool = True
+    anywhere: bool = False
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 0 or min(self.sizes.values()) <= 0:
@@ -152,7 +154,7 @@ def text_batch(
     text = F.pad(text, (0, size - 1), value=ids.end)  # room for the block in which a text ends
     real = F.pad(real, (0, size - 1), value=False)
     place = torch.arange(text.shape[1])
-    free = torch.tensor([e.free for e in examples])[:, None]
+    free = torch.tensor([e.free or stage.anywhere for e in examples])[:, None]
     offset = torch.where(free, torch.randint(size, (len(examples), 1), generator=generator), 0)
     start = ((place - offset).div(size, rounding_mode="floor") * size + offset).clamp(min=0)
     shown = real | (ends & (start <= last))

@@ -18,6 +18,7 @@ from typing import Any
 from mezzotint.checkpoints.files import whole_file
 from mezzotint.train.data import Document, Skipped, find_sources
 
+KEPT = ("messages", "source", "cut")  # of an answered row
 CHUNK = 8  # batches of a worker between two lines of the part file
 
 
@@ -25,17 +26,20 @@ class Regenerate:
     """Rows of {"messages": JSON, "source"} -> the same with the last answer written anew by a checkpoint.
 
     model: a name, folder or file for `load`. A row's random numbers come from its question. Answers that do not end within
-    `max_tokens` are left out: they would teach not to end. So are questions that leave no room for one.
+    `max_tokens` are left out: they would teach not to end; with `cut` they are kept, and their rows say "cut", which
+    `data examples` heeds. Questions that leave no room for an answer are left out.
     """
 
-    def __init__(self, model: str, max_tokens: int = 256, temperature: float = 0.7, decode: str = "ar") -> None:
+    def __init__(
+        self, model: str, max_tokens: int = 256, temperature: float = 0.7, decode: str = "ar", cut: bool = False
+    ) -> None:
         from mezzotint.checkpoints.load import load
         from mezzotint.engine.engine import Engine
 
         self.engine = Engine(load(model))
-        self.max_tokens, self.temperature, self.decode = max_tokens, temperature, decode
+        self.max_tokens, self.temperature, self.decode, self.cut = max_tokens, temperature, decode, cut
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         from mezzotint.engine.request import Request
 
         chats = [json.loads(messages) for messages in batch["messages"]]
@@ -49,12 +53,17 @@ class Regenerate:
         ]  # fmt: skip
         fits = [self._fits(request) for request in requests]
         replies = iter(self.engine.generate([request for request, fit in zip(requests, fits, strict=True) if fit]))
+        allowed = ("stop", "length") if self.cut else ("stop",)
         kept = [
-            (json.dumps([*messages, {"role": "assistant", "content": reply.text}], ensure_ascii=False), str(source))
+            (
+                json.dumps([*messages, {"role": "assistant", "content": reply.text}], ensure_ascii=False),
+                str(source),
+                reply.reason == "length",
+            )
             for messages, source, fit in zip(asked, batch["source"], fits, strict=True)
-            if fit and (reply := next(replies)).reason == "stop" and reply.text.strip()
+            if fit and (reply := next(replies)).reason in allowed and reply.text.strip()
         ]
-        return {"messages": [messages for messages, _ in kept], "source": [source for _, source in kept]}
+        return {key: [row[i] for row in kept] for i, key in enumerate(KEPT)}
 
     def _fits(self, request: Any) -> bool:
         """Is there room for the question and an answer? Also False for turns that the chat template refuses."""
@@ -143,7 +152,9 @@ def _asking(
     """Questions -> those that were answered, in order: here, or on Ray."""
 
     def parsed(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        return ({"messages": json.loads(row["messages"]), "source": row["source"]} for row in rows)
+        for row in rows:
+            cut = {"cut": True} if row["cut"] else {}
+            yield {"messages": json.loads(row["messages"]), "source": row["source"], **cut}
 
     if workers == 1 and not gpus:
         work = Regenerate(model, **options)
@@ -152,7 +163,9 @@ def _asking(
             left = iter(rows)
             while some := list(islice(left, batch)):
                 answered = work({key: [row[key] for row in some] for key in ("messages", "source")})
-                yield from parsed({"messages": m, "source": s} for m, s in zip(*answered.values(), strict=True))
+                yield from parsed(
+                    dict(zip(answered, values, strict=True)) for values in zip(*answered.values(), strict=True)
+                )
 
         return here
     from mezzotint.train.ray import started
