@@ -13,9 +13,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Absorbing": "noise", "Canvas": "sampler.canvas", "Checkpoint": "checkpoints.load", "Decoding": "sampler.decoding",
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.hunks",
-    "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "NoiseProcess": "noise",
-    "Reply": "engine.request",
+    "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "JsonSchema": "constraint.formats",
+    "NoiseProcess": "noise", "Regex": "constraint.formats", "Reply": "engine.request",
     "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
+    "ToolCall": "constraint.formats",
     "Trace": "sampler.trace", "Uniform": "noise", "infill": "edit.infill", "load": "checkpoints.load",
     "repair": "edit.repair", "resolve": "edit.editor",
     "revise": "edit.editor", "rewrite": "edit.editor",
@@ -23,12 +24,13 @@ _HOME = {
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
-    "Infilled", "NoiseProcess", "Reply", "Request", "Sampler", "Schedule", "Text", "Trace", "Uniform", "infill", "load", "repair",
-    "resolve", "revise", "rewrite",
+    "Infilled", "JsonSchema", "NoiseProcess", "Regex", "Reply", "Request", "Sampler", "Schedule", "Text", "ToolCall",
+    "Trace", "Uniform", "infill", "load", "repair", "resolve", "revise", "rewrite",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint, load
+    from mezzotint.constraint.formats import JsonSchema, Regex, ToolCall
     from mezzotint.draws import Draws
     from mezzotint.edit.editor import resolve, revise, rewrite
     from mezzotint.edit.hunks import Edit

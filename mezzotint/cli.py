@@ -23,6 +23,7 @@ import typer.core
 
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
+    from mezzotint.constraint.formats import Format
     from mezzotint.engine.conversation import Conversation
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Request
@@ -220,6 +221,10 @@ def generate(
         list[str] | None,
         typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable."),
     ] = None,
+    json_schema: Annotated[
+        str | None, typer.Option(help="A file with a JSON schema that the answer must satisfy; - reads standard input.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="A regular expression that the whole answer must match.")] = None,
     raw: Raw = False,
     json_output: Json = False,
     trace_file: TraceFile = None,
@@ -237,7 +242,7 @@ def generate(
         text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
-        condition=condition, guidance=guidance,
+        condition=condition, guidance=guidance, format=_format(json_schema, regex),
     )  # fmt: skip
     engine, load_seconds = _load(model, adapter)
     request = _raw_if_untaught(request, engine)
@@ -263,6 +268,21 @@ def generate(
 def _lock(value: str) -> tuple[int, str]:
     head, colon, rest = value.partition(":")
     return (int(head), rest) if colon and head.isdigit() else (0, value)
+
+
+def _format(json_schema: str | None, regex: str | None) -> Format | None:
+    from mezzotint.constraint.formats import JsonSchema, Regex
+
+    if json_schema is not None and regex is not None:
+        raise BadInput("give --json-schema or --regex, not both")
+    if regex is not None:
+        return Regex(regex)
+    if json_schema is None:
+        return None
+    try:
+        return JsonSchema(json.loads(read_text(json_schema)))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{json_schema} is not JSON, line {error.lineno}: {error.msg}") from None
 
 
 def _warn_untrained(engine: Engine, instead: str = "diffusion gives broken text, verified does not") -> None:
@@ -888,6 +908,62 @@ def doctor(json_output: Json = False) -> None:
             print(f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.found}")
     if not all(check.ok for check in results):
         raise typer.Exit(FAILED)
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------
+
+bench_app = typer.Typer(help="Measure a server.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("serve")
+@reporting
+def bench_serve(
+    url: Annotated[str, typer.Argument(help="Any OpenAI-compatible server's address, with /v1.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model's name there.")] = "default",
+    kind: Annotated[str, typer.Option(help="chat or completions.")] = "chat",
+    requests: Annotated[int, typer.Option(help="How many in all.")] = 32,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Closed loop: so many clients. 1, if no --rate is given.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: so many requests a second.")] = None,
+    poisson: Annotated[bool, typer.Option("--poisson", help="Random arrivals, not even ones.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    prompts: Annotated[str | None, typer.Option(help="A file with a prompt a line.")] = None,
+    within: Annotated[
+        list[str] | None,
+        typer.Option(help="A limit of a good answer: first_draft, first_text or end_to_end=MS; repeatable."),
+    ] = None,
+    drafts: Annotated[
+        bool, typer.Option("--drafts", help="Ask for drafts (stream_options.include_diffusion).")
+    ] = False,
+    body: Annotated[str, typer.Option(help="Further fields of every request, as JSON.")] = "{}",
+    json_output: Json = False,
+) -> None:
+    """Ask a server under load, and say how long answers take. The key is read from OPENAI_API_KEY."""
+    import asyncio
+
+    from mezzotint.load import PROMPTS, Load, run, table
+
+    limits = {}
+    for limit in within or []:
+        name, _, value = limit.partition("=")
+        if not value.replace(".", "", 1).isdigit():
+            raise BadInput(f"--within {limit!r} is no limit; write end_to_end=500, in milliseconds")
+        limits[name] = float(value) / 1000
+    try:
+        more = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"--body is not JSON: {error.msg}") from None
+    if not isinstance(more, dict):
+        raise BadInput("--body must be a JSON object")
+    lines = [line for line in read_text(prompts).splitlines() if line.strip()] if prompts else list(PROMPTS)
+    found = asyncio.run(run(Load(
+        url, model, kind, lines, requests, 1 if concurrency is None and rate is None else concurrency, rate, poisson, seed,
+        max_tokens, drafts, os.environ.get("OPENAI_API_KEY"), limits, more,
+    )))  # fmt: skip
+    print(json.dumps(found) if json_output else table(found))
 
 
 # -- training data --------------------------------------------------------------------------------------------------

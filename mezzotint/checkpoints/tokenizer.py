@@ -275,6 +275,11 @@ class Tokenizer:
             raise ValueError(f"id {id} is not in the vocabulary of {self.vocab_size}")
         return found
 
+    def spellings(self, without: Iterable[int] = ()) -> list[bytes | None]:
+        """The bytes of every id in order; None for ids that no text holds: special and added tokens, gaps, `without`."""
+        skip = {*self._added.values(), *without}
+        return [None if index in skip else spelled for index, spelled in enumerate(self._bytes)]
+
     @property
     def longest_token(self) -> int:
         """Most bytes that one id stands for: a text of n tokens has at most n times as many."""

@@ -13,6 +13,10 @@ from typing import Any
 import torch
 
 from mezzotint.checkpoints.load import Checkpoint
+from mezzotint.constraint.formats import Format
+from mezzotint.constraint.guide import Guide
+from mezzotint.constraint.lattice import Lattice
+from mezzotint.constraint.tokens import TokenAutomaton
 from mezzotint.draws import Draws
 from mezzotint.engine.overtime import Overtime
 from mezzotint.engine.request import Event, Finished, Reply, Request, Scores, Text
@@ -28,6 +32,7 @@ from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
 
+MOST_FORMATS = 32  # whose automata are kept
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
 
 
@@ -39,6 +44,27 @@ class Engine:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.denoiser: Denoiser = checkpoint.denoiser(dtype=dtype)
+        self._lattices: dict[Format, Lattice] = {}
+
+    def lattice(self, asked: Format) -> Lattice:
+        """A format in this checkpoint's tokens; kept for the next request. Raises ValueError where they cannot spell it."""
+        found = self._lattices.get(asked)
+        if found is None:
+            tokenizer = self.tokenizer
+            spellings = tokenizer.spellings(self.banned)
+            found = Lattice(TokenAutomaton.of(asked.automaton, spellings, tokenizer.encode, tokenizer.eos_ids))
+            for oldest in list(self._lattices)[: max(0, len(self._lattices) - MOST_FORMATS + 1)]:
+                self._lattices.pop(oldest, None)
+            self._lattices[asked] = found
+        return found
+
+    def _guide(self, requests: Sequence[Request]) -> Guide | None:
+        formats = [request.format for request in requests]
+        if all(asked is None for asked in formats):
+            return None
+        if self.checkpoint.facts.whole:
+            raise ValueError(f"{self.checkpoint.name} writes whole canvases and knows no end, so it follows no format")
+        return Guide([None if asked is None else self.lattice(asked) for asked in formats], requests[0].max_tokens)
 
     def must_read(self) -> None:
         """Raises ValueError for a checkpoint that only writes whole canvases: it cannot edit."""
@@ -105,7 +131,7 @@ class Engine:
         return self._events(rows)
 
     def generate(self, requests: Request | Sequence[Request]) -> list[Reply]:
-        """Replies in order. Requests that differ in prompt, condition, seed, choice, locks and draft text share forwards."""
+        """Replies in order. Requests that differ in prompt, condition, seed, choice, locks, format and draft share forwards."""
         todo = [requests] if isinstance(requests, Request) else list(requests)
         replies: list[Reply | None] = [None] * len(todo)
         groups: dict[tuple[object, ...], list[int]] = {}
@@ -149,6 +175,8 @@ class Engine:
             told["guidance"] = request.guidance
         if request.choice:
             told["choice"] = request.choice
+        if request.format is not None:
+            told["format"] = {"kind": type(request.format).__name__, "source": request.format.key}
         return {
             "model": self.checkpoint.name, "prompt": request.prompt, "decode": request.decode, "seed": request.seed,
             "temperature": request.temperature, "policy": policy if request.decode == "diffusion" else None,
@@ -201,6 +229,7 @@ class Engine:
         draws = Draws.of([request.seed for request in requests])
         draws = replace(draws, choice=torch.tensor([request.choice for request in requests]))
         locks = [self._locks(request) for request in requests]
+        guide = self._guide(requests)
         conditions = [request.condition or NULL for request in requests] if self.denoiser.config.condition else None
         denoiser = self.denoiser if conditions is None else self.denoiser.following(conditions)
         if self.checkpoint.facts.whole and first.decode != "diffusion":
@@ -221,18 +250,18 @@ class Engine:
             ask = (sampler, network, prompts, self._longest(first), draws, locks, self.stop_ids)
             if first.blocks_in_flight > 1:
                 return pipeline_frames(*ask, Pipeline(first.blocks_in_flight))
-            return block_frames(*ask)
+            return block_frames(*ask, guide)
         if first.decode == "verified" and first.draft in OUTCOMES_OF:
             speculation = SelfSpeculation(
                 denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[first.draft], first.temperature,
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
-            return speculation.frames(prompts, first.max_tokens, draws, locks)
+            return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
         drafter = None if first.decode == "ar" else self._drafter(first, prompts)
         length = 0 if drafter is None else first.draft_length
         seen = self._lens(denoiser, requests, prompts, note)
         verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
-        return verified.frames(prompts, first.max_tokens, draws, locks)
+        return verified.frames(prompts, first.max_tokens, draws, locks, guide=guide)
 
     def _lens(
         self, network: Any, requests: Sequence[Request], prompts: Sequence[Sequence[int]], note: Note | None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mezzotint.constraint.formats import Format
 from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.lens import LOGPROBS, NONE, Scored, Tilt
@@ -34,7 +35,8 @@ class Request:
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
     a step. choice: which of several answers with one seed; each has draws of its own. tilt: penalties, bias, top_p.
     logprobs: commit, final or causal (`sampler/lens.py`), with the top_logprobs likeliest tokens. deadline: by then (a time
-    of `time.monotonic`) the answer is ended with the best that there is. Raises ValueError for values out of range.
+    of `time.monotonic`) the answer is ended with the best that there is. format: what the text must be like: a `JsonSchema`,
+    a `Regex` or a `ToolCall`. Raises ValueError for values out of range.
     """
 
     prompt: str | Sequence[Mapping[str, str]] = ""
@@ -56,6 +58,7 @@ class Request:
     logprobs: Literal["commit", "final", "causal"] | None = None
     top_logprobs: int = 0
     deadline: float | None = None
+    format: Format | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt and self.condition is None:
@@ -104,6 +107,17 @@ class Request:
             raise ValueError(f"bias, penalties and logprobs are not there with draft {self.draft!r}; take another")
         if any(offset < 0 for offset in self.locks):
             raise ValueError(f"locks start at {sorted(self.locks)}; an offset must be at least 0")
+        if self.format is not None and self.locks:
+            raise ValueError("format and locks do not go together; write what must stand there into the format")
+        bent = (
+            bool(replace(self.tilt, temperature=self.temperature))
+            or self.logprobs is not None
+            or self.deadline is not None
+        )
+        if self.format is not None and bent:
+            raise ValueError("a format goes with no bias, penalties, top_p, logprobs or deadline; leave these out")
+        if self.format is not None and self.blocks_in_flight != 1:
+            raise ValueError("a format needs one block in flight: its canvases are filled in order")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mezzotint.constraint.guide import CanvasGuide, Guide
 from mezzotint.draws import Draws
 from mezzotint.sampler.canvas import ACCEPTED, OPEN, Canvas
 from mezzotint.sampler.loop import CanvasDenoiser, Sampler
@@ -60,9 +61,11 @@ def block_frames(
     draws: Draws,
     forced: Sequence[dict[int, int]] | None = None,
     stop_ids: frozenset[int] = frozenset(),
+    guide: Guide | None = None,
 ) -> Iterator[Frame]:
     """Decode all prompts together, one frame a row and call. forced: per row, {offset in the answer: locked id}.
 
+    guide: what the texts must be like; a canvas then is, at every step, the beginning of one that is.
     A row ends after a stop id or `max_tokens`. Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
@@ -90,7 +93,8 @@ def block_frames(
         if sampler.decoding.first_from_commit and cache.ahead is not None:
             _begin(canvas, cache.ahead, sampler)
         starts = cache.lengths.tolist()
-        for step in sampler.steps(canvas, cache, here):
+        shape = None if guide is None else CanvasGuide(guide, active)
+        for step in sampler.steps(canvas, cache, here, shape):
             for i in step.running.nonzero()[:, 0].tolist():
                 status = canvas.status[i].tolist()
                 yield Frame(
@@ -113,6 +117,8 @@ def block_frames(
                 canvas.tokens[i, :room].tolist(), canvas.status[i, :room].tolist(), (lock[i] < 0).tolist(), stop_ids
             )
             written[r] += len(tokens)
+            if guide is not None:
+                guide.advance(r, tokens)
             over = stopped or written[r] >= max_tokens
             calls = 0 if over else sampler.branches  # nothing is read after the end
             yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))

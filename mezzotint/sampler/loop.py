@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from mezzotint.constraint.guide import CanvasGuide
 from mezzotint.draws import Draws, categorical
 from mezzotint.noise import NoiseProcess, Schedule
-from mezzotint.sampler.canvas import Canvas
+from mezzotint.sampler.canvas import ACCEPTED, GIVEN, Canvas
 from mezzotint.sampler.decoding import Decoding, Proposal
 from mezzotint.sampler.guidance import guided_logits, guided_posterior
 from mezzotint.shapes import Logits, Probs, Tokens, Where
@@ -103,15 +104,20 @@ class Sampler:
         """Calls of the network that a step takes, a row."""
         return 1 if self.decoding.guidance == 1 else 2
 
-    def propose(self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None) -> Proposal:
-        """One call of the denoiser, made into a proposal with what the rules need. s `[B]`: the level after this step."""
+    def propose(
+        self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None,
+        guide: CanvasGuide | None = None,
+    ) -> Proposal:  # fmt: skip
+        """One call of the denoiser, made into a proposal with what the rules need. s `[B]`: the level after this step.
+
+        With a guide all tokens proposed belong to one valid filling, and confidence is that of the marginals.
+        """
         needs, accept = self.decoding.needs, self.decoding.accept
         heard = None if previous is None else previous.feedback
         logits, shadow, null = self._logits(canvas, cache, draws, "shadow" in needs, heard)
         told, strength = logits, self.decoding.guidance
         if null is not None:
             logits = guided_logits(told, null, strength)
-        argmax = logits.argmax(-1)
         temperature = self.decoding.temperature
         heat: float | Tensor
         if callable(temperature):
@@ -119,14 +125,27 @@ class Sampler:
             drawn = True
         else:
             heat, drawn = temperature, temperature > 0
+        tempered = drawn and getattr(self.denoiser, "hears_tempered", False)
+        feedback = self._feedback(logits / heat if tempered else logits)  # of the network, not of what a guide allows
+        filling: Tokens | None = None
+        if guide is not None:
+            warmth = torch.as_tensor(heat, dtype=torch.float64).flatten().expand(len(logits)) if drawn else None
+            if accept.from_posterior and warmth is None:
+                warmth = torch.ones(len(logits), dtype=torch.float64)
+            uniform = draws.uniform("filling", canvas.positions)
+            given = canvas.status == GIVEN
+            logits, filling = guide.filled(logits, canvas.tokens, canvas.open, given, warmth, uniform)
+        argmax = logits.argmax(-1) if filling is None else filling
         warm: Probs | None = None
         if drawn or accept.from_posterior or "entropy" in needs:
             warm = (logits / heat if drawn else logits).softmax(-1)
         tokens = argmax
-        if drawn or accept.from_posterior:
+        if (drawn and filling is None) or accept.from_posterior:
             assert warm is not None
+            if filling is not None:  # a valid whole first, then how much of it the step shows
+                warm = torch.nn.functional.one_hot(filling, warm.shape[-1]).to(warm)
             law = warm
-            if accept.from_posterior and null is not None and self.process.support:
+            if filling is None and accept.from_posterior and null is not None and self.process.support:
                 with_it, without = ((x / heat if drawn else x).softmax(-1) for x in (told, null))
                 law = guided_posterior(self.process, canvas.tokens, with_it, without, s, canvas.level, strength)
             elif accept.from_posterior:
@@ -150,9 +169,7 @@ class Sampler:
             shadow=None if shadow is None else chance(canvas.tokens, shadow, shadow.logsumexp(-1, keepdim=True)),
             open=canvas.open,
             probs=probs,
-            feedback=self._feedback(
-                logits / heat if drawn and getattr(self.denoiser, "hears_tempered", False) else logits
-            ),
+            feedback=feedback,
         )
 
     def _feedback(self, logits: Logits) -> Tensor | None:
@@ -188,13 +205,21 @@ class Sampler:
         second = both[1] if len(both) > 1 else None
         return both[0], second if with_shadow else None, None if with_shadow else second
 
-    def steps(self, canvas: Canvas, cache: Any, draws: Draws) -> Iterator[Step]:
-        """Work on `canvas` in place, one denoiser call a step, at most `num_steps`; a row with nothing open does not start."""
+    def steps(
+        self, canvas: Canvas, cache: Any, draws: Draws, guide: CanvasGuide | None = None
+    ) -> Iterator[Step]:  # fmt: skip
+        """Work on `canvas` in place, one denoiser call a step, at most `num_steps`; a row with nothing open does not start.
+
+        guide: what the text must be like. What is certain of it is given before the first call, and accepted as soon as it is.
+        """
         decoding = self.decoding
         make = decoding.levels or Schedule.grid
         levels = make(self.process.schedule, decoding.num_steps)
         start = canvas.level  # a draft's levels run from its own down to 0
         positions = canvas.tokens.shape[1] * (2 if "shadow" in decoding.needs else self.branches)
+        if guide is not None:
+            self._give(canvas, guide, 0)
+            canvas.status[(canvas.status == ACCEPTED) & ~guide.ends(canvas.tokens)] = GIVEN
         running = ~canvas.done()
         previous: Proposal | None = None
         for index in range(decoding.num_steps):
@@ -202,12 +227,14 @@ class Sampler:
                 return
             s = torch.where(running, start * float(levels[index + 1]), canvas.level)
             here = draws.at(step=index)
-            proposal = self.propose(canvas, cache, here, s, previous)
+            proposal = self.propose(canvas, cache, here, s, previous, guide)
             accept = decoding.accept(proposal, canvas, s, here) & running[:, None]
             canvas.accept(proposal.tokens, accept, proposal.confidence, index)
             if decoding.accept.from_posterior:
                 self._reopen(canvas, accept, s)
             canvas.renoise(decoding.renoise(proposal, canvas, s, here) & running[:, None], self.process, s, here)
+            if guide is not None:  # only what is kept makes other tokens certain
+                self._give(canvas, guide, index)
             canvas.level = s
             stopping = running & (decoding.stop(proposal, canvas, s, here) | (s <= 0))
             settled = decoding.settle(proposal, canvas, s, here) & stopping[:, None]
@@ -215,6 +242,11 @@ class Sampler:
             going = running & ~stopping
             yield Step(index, canvas, proposal, running, positions, going)
             previous, running = proposal, going
+
+    def _give(self, canvas: Canvas, guide: CanvasGuide, step: int) -> None:
+        """Accept what can only be one token."""
+        tokens, where = guide.certain(canvas.tokens, canvas.open)
+        canvas.accept(tokens, where, torch.ones_like(canvas.confidence), step)
 
     def _reopen(self, canvas: Canvas, where: Where, s: Tensor) -> None:
         """After a draw from the posterior a position is noise if it looks so; uniform noise cannot tell before level 0."""

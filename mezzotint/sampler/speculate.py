@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mezzotint.constraint.guide import Guide
 from mezzotint.draws import Draws
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, context_causal
 from mezzotint.noise import NoiseProcess
@@ -95,9 +96,10 @@ class SelfSpeculation:
         max_tokens: int,
         draws: Draws,
         forced: Sequence[dict[int, int]] | None = None,
+        guide: Guide | None = None,
     ) -> Iterator[Frame]:
         """Decode all prompts together, one frame a row and call, as `Verified.frames` does."""
-        answers = Answers(prompts, max_tokens, forced, self.stop_ids)
+        answers = Answers(prompts, max_tokens, forced, self.stop_ids, guide)
         judge = Judge(self.temperature, self.rule, self.banned)
         most = 1 + (self.draft_length if self.outcomes == "all" else 0)
         scratch = self.draft_length + most * (self.draft_length + 1)
@@ -110,6 +112,7 @@ class SelfSpeculation:
             here = draws.rows(torch.tensor(answers.active)).at(step=0)
             canvases = self._canvases(answers, drafted.lengths(), here.at(step=step))
             logits, ahead = self._call(ids, counts, canvases, cache, every=step > 0)
+            logits = answers.masked(logits, drafted.tokens)
             positions = positions_after(answers.texts, logits.shape[1])
             emitted = judge.emit(logits, drafted, answers.locked(logits.shape[1]), positions, here).ids
             starts = [len(text) for text in answers.texts]
@@ -125,7 +128,7 @@ class SelfSpeculation:
                 yield Frame(kind, r, 0, step, starts[i], new + tail, status, len(new), int(step > 0), computed[i])
             if not stay:
                 return
-            cache.keep(lengths if step else counts)
+            cache.keep(torch.minimum(lengths, counts) if step else counts)  # an end that was certain has not been read
             if len(stay) < len(answers.active):
                 answers.active = [answers.active[i] for i in stay]
                 cache = cache.fork(stay)
@@ -194,9 +197,12 @@ class SelfSpeculation:
         index, row = match.to(torch.int64).argmax(-1), torch.arange(len(accepted))
         counts = torch.where(match.any(-1), canvases.drafts[row, index], 0)
         illegal = {*self.banned, *self.controls, self.process.mask_id}
-        tokens, probs = choose(
-            logits[row, index], positions_after(answers.texts, logits.shape[2]), self.temperature, draws,
-            [i for i in illegal if i is not None],
-        )  # fmt: skip
+        said, places = logits[row, index], positions_after(answers.texts, logits.shape[2])
+        tokens, probs = choose(said, places, self.temperature, draws, [i for i in illegal if i is not None])
         lock = answers.locked(tokens.shape[1])
+        if answers.guide is not None:
+            uniform = draws.uniform("token", places)
+            tokens, probs = answers.guide.drafted(
+                said, answers.active, lock, self.temperature, uniform, tokens, probs
+            )  # fmt: skip
         return Drafted(torch.where(lock >= 0, lock, tokens), probs, counts)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mezzotint.constraint.guide import Guide
 from mezzotint.draws import Draws, categorical
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN
 from mezzotint.sampler.trace import Frame
@@ -214,17 +215,23 @@ def choose(
 
 @dataclass
 class Answers:
-    """What a lossless decoder has written: prompt and answer of every row. `active`: the rows still running, in order."""
+    """What a lossless decoder has written: prompt and answer of every row. `active`: the rows still running, in order.
+
+    Tokens that the guide knows to come next are locked as soon as it does.
+    """
 
     prompts: Sequence[Sequence[int]]
     max_tokens: int
     forced: Sequence[dict[int, int]] | None = None
     stop_ids: frozenset[int] = frozenset()
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         if any(not prompt for prompt in self.prompts):
             raise ValueError("a prompt has no tokens; give at least one (a chat template always does)")
-        self.locks = list(self.forced or [{} for _ in self.prompts])
+        self.locks = [dict(locks) for locks in self.forced or [{} for _ in self.prompts]]
+        for row in range(len(self.prompts)):
+            self._lock_certain(row, 0)
         self.all = [list(prompt) for prompt in self.prompts]
         self.active = list(range(len(self.prompts)))
 
@@ -244,6 +251,22 @@ class Answers:
         ]
         return torch.tensor(table, dtype=torch.int64).reshape(len(self.active), count)
 
+    def masked(self, logits: Logits, drafts: Tokens) -> Logits:
+        """Logits `[B, k + 1, V]` of a call, -inf for what the guide does not allow after the draft tokens before it."""
+        return logits if self.guide is None else self.guide.masked(logits, self.active, drafts)
+
+    def certain(self) -> Tensor:
+        """How many locked tokens come next in each running row, int64 `[B]`; a call accepts them all."""
+        counts = []
+        for r in self.active:
+            written = len(self.all[r]) - len(self.prompts[r])
+            counts.append(next(n for n in range(self.max_tokens + 1) if written + n not in self.locks[r]))
+        return torch.tensor(counts)
+
+    def _lock_certain(self, row: int, written: int) -> None:
+        if self.guide is not None:
+            self.locks[row] |= dict(enumerate(self.guide.certain(row), written))
+
     def add(self, index: int, emitted: Sequence[int]) -> tuple[list[int], list[int], bool]:
         """Write what counts of `emitted` in running row `index` -> those ids, their status, and whether the row is over."""
         r = self.active[index]
@@ -252,8 +275,14 @@ class Answers:
         free = [written + n not in self.locks[r] for n in range(len(new))]
         stop = next((n for n, t in enumerate(new) if t in self.stop_ids and free[n]), None)
         new = new if stop is None else new[: stop + 1]
-        self.all[r] += new
         status = [ACCEPTED if is_free else GIVEN for is_free in free[: len(new)]]
+        if self.guide is not None:
+            self.guide.advance(r, new)
+            if ending := self.guide.end(r):
+                self.guide.advance(r, ending)
+                new, status, stop = new + ending, [*status, ACCEPTED], len(new)
+            self._lock_certain(r, written + len(new))
+        self.all[r] += new
         return new, status, stop is not None or written + len(new) >= self.max_tokens
 
 
@@ -340,13 +369,15 @@ class Verified:
         draws: Draws,
         forced: Sequence[dict[int, int]] | None = None,
         cache: Any = None,
+        guide: Guide | None = None,
     ) -> Iterator[Frame]:
         """Decode all prompts together, one frame a row and call. forced: per row, {offset in the answer: locked id}.
 
-        cache: has read the beginning of every prompt, equally much of each, and has room for the rest. A row ends after a stop
-        id (emitted, so that traces show it) or `max_tokens`. Raises ValueError for empty prompts.
+        guide: what the texts must be like; what is certain of them is read in the next call, not waited for. cache: has
+        read the beginning of every prompt, equally much of each, and has room for the rest. A row ends after a stop id
+        (emitted, so that traces show it) or `max_tokens`. Raises ValueError for empty prompts.
         """
-        answers = Answers(prompts, max_tokens, forced, self.stop_ids)
+        answers = Answers(prompts, max_tokens, forced, self.stop_ids, guide)
         judge = Judge(self.temperature, self.rule, self.banned)
         if cache is None:
             cache = self.denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + self.draft_length)
@@ -359,6 +390,7 @@ class Verified:
             before = cache.lengths.clone()
             k = drafted.tokens.shape[1]
             logits = self.denoiser.read(ids, counts, cache, every=step > 0).logits  # [B, k + 1, V]
+            logits = answers.masked(logits, drafted.tokens)
             positions = positions_after(answers.texts, k + 1)
             here = draws.rows(torch.tensor(answers.active)).at(step=0)
             targets, emitted = judge.emit(logits, drafted, answers.locked(k + 1), positions, here)
@@ -372,7 +404,7 @@ class Verified:
                 )  # said behind the accepted prefix: a draft
                 status += [OPEN] * len(tail)
                 yield Frame(kind, r, 0, step, start, new + tail, status, len(new), int(step > 0), int(counts[i]))
-                lengths.append(len(new))
+                lengths.append(min(len(new), int(counts[i])))  # an end that was certain has not been read
                 if not over:
                     stay.append(i)
             if step:
@@ -392,14 +424,20 @@ class Verified:
 
     def _draft(self, answers: Answers, draws: Draws, step: int) -> Drafted:
         """The next draft, locked ids written into it."""
-        room = int(answers.rooms().max()) - 1  # the call itself emits one more
-        k = min(self.draft_length, max(room, 0)) if self.drafter is not None else 0
-        if k == 0 or self.drafter is None:
-            return Drafted(torch.zeros(len(answers.active), 0, dtype=torch.int64))
-        drafted = self.drafter.draft(answers.texts, k, draws.rows(torch.tensor(answers.active)).at(step=step))
+        room = answers.rooms() - 1  # the call itself emits one more
+        own = torch.full_like(room, self.draft_length if self.drafter is not None else 0)
+        counts = (
+            (torch.maximum(own, answers.certain()) if answers.guide is not None else own).clamp(max=room).clamp(min=0)
+        )
+        k = int(counts.max())
+        drafted = Drafted(torch.zeros(len(answers.active), k, dtype=torch.int64), counts=counts)
+        if k == 0:
+            return drafted
+        if self.drafter is not None:
+            found = self.drafter.draft(answers.texts, k, draws.rows(torch.tensor(answers.active)).at(step=step))
+            drafted = found._replace(counts=counts)
         lock = answers.locked(k)
-        counts = (answers.rooms() - 1).clamp(max=k)
-        return drafted._replace(tokens=torch.where(lock >= 0, lock, drafted.tokens), counts=counts)
+        return drafted._replace(tokens=torch.where(lock >= 0, lock, drafted.tokens))
 
 
 def reading(answers: Answers, drafted: Drafted) -> tuple[Tokens, Tensor]:

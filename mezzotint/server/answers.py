@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mezzotint.constraint.formats import Format
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Scores, Text
 from mezzotint.sampler.trace import Frame, Trace
@@ -21,6 +22,7 @@ from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order
 from mezzotint.server.scores import Placed, Row, chat_logprobs, text_logprobs
 from mezzotint.server.stops import Stops
+from mezzotint.server.tools import Deltas, message
 from mezzotint.server.worker import Stream
 
 
@@ -139,17 +141,17 @@ class Answer:
     def of_texts(self, texts: Sequence[str], scores: Sequence[Sequence[Placed]] | None = None) -> dict[str, Any]:
         choices = []
         for row, text in enumerate(texts):
-            said = (
-                {"message": {"role": "assistant", "content": text, "refusal": None}}
-                if self.kind == "chat"
-                else {"text": text}
-            )
+            said, reason = message(text, self.reasons[row], self._format(row))
+            shown = {"message": {"refusal": None, **said}} if self.kind == "chat" else {"text": text}
             logprobs = None if scores is None else self._logprobs(scores[row])
-            choices.append({"index": row, **said, "finish_reason": self.reasons[row], "logprobs": logprobs})
+            choices.append({"index": row, **shown, "finish_reason": reason, "logprobs": logprobs})
         return self._object("", choices, usage=self.usage())
 
     def _logprobs(self, placed: Sequence[Placed]) -> dict[str, Any]:
         return (chat_logprobs if self.kind == "chat" else text_logprobs)(self.engine.tokenizer, placed)
+
+    def _format(self, row: int) -> Format | None:
+        return self.order.requests[row].format if self.order.requests else None
 
     def counts(self) -> dict[str, int]:
         """For the log."""
@@ -175,19 +177,23 @@ class Answer:
         if self.kind == "chat":
             for row in range(len(self.order.requests)):
                 yield self._chunk(row, {"role": "assistant", "content": ""})
+        speaking = [Deltas(self._format(row)) for row in range(max(1, len(self.order.requests)))]
         async with aclosing(pieces):
             async for piece in pieces:
                 if piece.frame is not None:
                     yield self._chunk(piece.row, {}, diffusion=piece.frame)
-                if piece.text or piece.scores:
-                    yield self._chunk(piece.row, {"content": piece.text}, scores=piece.scores)
+                deltas = speaking[piece.row].push(piece.text, piece.reason is not None)
+                if piece.scores and not deltas:
+                    deltas = [{"content": ""}]
+                for i, delta in enumerate(deltas):
+                    yield self._chunk(piece.row, delta, scores=None if i else piece.scores)
                 if piece.reason is not None:
-                    yield self._chunk(piece.row, {}, piece.reason)
+                    yield self._chunk(piece.row, {}, speaking[piece.row].reason(piece.reason))
         if include_usage:
             yield self._object(".chunk", [], usage=self.usage())
 
     def _chunk(
-        self, row: int, delta: dict[str, str], reason: str | None = None, scores: Sequence[Placed] | None = None, **more: Any
+        self, row: int, delta: dict[str, Any], reason: str | None = None, scores: Sequence[Placed] | None = None, **more: Any
     ) -> dict[str, Any]:  # fmt: skip
         said = {"delta": delta} if self.kind == "chat" else {"text": delta.get("content", "")}
         logprobs = self._logprobs(scores) if scores else None

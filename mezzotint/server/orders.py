@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mezzotint.constraint.formats import Format, ToolCall
 from mezzotint.edit.ask import Ask, Report
 from mezzotint.edit.checks import problems
 from mezzotint.edit.editor import Where, edit
@@ -22,8 +23,9 @@ from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
-from mezzotint.server.errors import bad
+from mezzotint.server.errors import ApiError, bad
 from mezzotint.server.settings import LATE, LONGEST_HOLE, MOST_PROMPTS
+from mezzotint.server.tools import as_text, format_of, told
 from mezzotint.server.wire import Chat, Completion, ConditionBody, InstantEdit, Sampling
 
 TOO_LONG = "context_length_exceeded"
@@ -55,13 +57,30 @@ def seed_of(given: int | None) -> int:
 def chat_order(engine: Engine, body: Chat, most: int) -> Order:
     """most: tokens of an answer. Raises ApiError."""
     body.refuse_unsupported()
-    messages = [message.model_dump() for message in body.messages]
+    messages = [{"role": message.role, "content": as_text(message.model_dump())} for message in body.messages]
     most = min(body.max_completion_tokens or body.max_tokens or most, most)
+    if body.diffusing and body.tools and body.tool_choice != "none":
+        raise bad("diffusing shows text as it changes, and a call is none; leave one of them out", "diffusing")
+    try:
+        asked = format_of(body.response_format, body.tools, body.tool_choice)
+        if isinstance(asked, ToolCall) and not asked.required and engine.tokenizer.chat_template is None:
+            raise bad(f"{engine.checkpoint.name} has no chat template to tell it of them", "tools")
+        return _chat(engine, body, told(messages, asked, body.tools), most, asked)
+    except ApiError as error:
+        if not body.tools or body.tool_choice not in (None, "auto"):
+            raise
+        asked = format_of(body.response_format, [], None)  # tools are an offer: an answer in text takes it up, too
+        order = _chat(engine, body, messages, most, asked)
+        order.notes.append(f"the tools were left out: {error}")
+        return order
+
+
+def _chat(engine: Engine, body: Chat, messages: list[dict[str, str]], most: int, asked: Format | None) -> Order:
     if engine.tokenizer.chat_template is not None:
-        return _order(engine, body, [messages], "messages", most)
+        return _order(engine, body, [messages], "messages", most, form=asked)
     text = "\n".join(message["content"] for message in messages)
     note = f"{engine.checkpoint.name} has no chat template; it continues the text of the messages"
-    return _order(engine, body, [text], "messages", most, note)
+    return _order(engine, body, [text], "messages", most, note, form=asked)
 
 
 def completion_order(engine: Engine, body: Completion, most: int) -> Order:
@@ -72,8 +91,11 @@ def completion_order(engine: Engine, body: Completion, most: int) -> Order:
     return _order(engine, body, body.prompt, "prompt", min(body.max_tokens or SHORT, most))
 
 
-def _order(engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str, most: int, *notes: str) -> Order:
-    """Every answer may have `most` tokens, or as many as the context has room for."""
+def _order(
+    engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str, most: int, *notes: str,
+    form: Format | None = None,
+) -> Order:  # fmt: skip
+    """Every answer may have `most` tokens, or as many as the context has room for. form: what it must be like."""
     began = time.monotonic()
     decode = body.decode or ("diffusion" if body.quality or body.policy or body.guidance != 1 else "verified")
     if body.guidance != 1 and decode != "diffusion":
@@ -97,7 +119,13 @@ def _order(engine: Engine, body: Sampling, prompts: Sequence[Prompt], param: str
     except ValueError as error:
         raise bad(str(error), param, TOO_LONG if "context" in str(error) else None) from None
     room = engine.denoiser.config.max_length - max(lengths)
-    rows = [replace(request, max_tokens=min(most, room), choice=n) for request in asked for n in range(body.n)]
+    least = 0 if form is None else int(engine.lattice(form).automaton.distance[0])
+    if least > (longest := min(most, room)):
+        raise bad(f"the shortest answer of this format has {least} tokens, and {longest} are allowed", "max_tokens")
+    try:
+        rows = [replace(request, max_tokens=longest, choice=n, format=form) for request in asked for n in range(body.n)]
+    except ValueError as error:
+        raise bad(str(error), "response_format") from None
     return Order(rows, sum(lengths), seed, list(notes))
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from mezzotint.engine.request import MOST_TOP
 from mezzotint.server.errors import bad
 from mezzotint.server.settings import LONGEST_STOP, MOST_BIASES, MOST_CHOICES, MOST_PROMPTS, MOST_STOPS
+from mezzotint.server.tools import ResponseFormat, ToolChoice, Tools
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # field -> values that ask for nothing
     "typical_p": (1,), "best_of": (1,), "echo": (False,), "response_format": ({"type": "text"},),
@@ -48,10 +49,24 @@ def default(value: Any) -> BeforeValidator:
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
+class FunctionCalled(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    name: str
+    arguments: str = "{}"
+
+
+class CallMade(BaseModel):
+    """A call that an earlier answer made."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    function: FunctionCalled
+
+
 class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(_text)] = ""
+    tool_calls: list[CallMade] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -145,11 +160,14 @@ class Sampling(Body):
 
 
 class Chat(Sampling):
-    """diffusing: a stream of snapshots, each in place of the one before."""
+    """diffusing: a stream of snapshots, each in place of the one before. response_format, tools, tool_choice: see `tools.py`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     diffusing: Annotated[bool, default(False)] = False
+    response_format: ResponseFormat | None = None
+    tools: Annotated[Tools, BeforeValidator(listed)] = []
+    tool_choice: ToolChoice | None = None
     logprobs: Annotated[bool, default(False)] = False
     top_logprobs: Annotated[int, default(0), Field(ge=0, le=MOST_TOP)] = 0
 

@@ -34,7 +34,7 @@ WRONG = {
     "logprobs": [1, "yes"], "top_logprobs": [-1, 21], "top_k": [-2, 1.5], "min_p": [2], "presence_penalty": [2.5],
     "repetition_penalty": [0], "deadline_ms": [0, 1.5], "guidance": [-1, 101], "logprobs_at": ["late"], "trace": [1],
     "condition": [{"class_label": 1}, {"class": 1}, {"prompt": ""}, {"embedding": ["a"]}, 5],
-    "response_format": [{"type": "json_object"}], "tool_choice": ["required", {"type": "function"}],
+    "response_format": [{"type": "xml"}], "tool_choice": ["required", {"type": "function"}],
     "logit_bias": [{"x": 5}, {"-1": 5}, {"999999": 5}, {"1": 101}, {"1": True}, 5], "frequency_penalty": [3, "1"],
     "stream_options": [5],
 }  # fmt: skip
@@ -60,8 +60,10 @@ NEUTRAL = {
 def test_values_that_ask_for_nothing_and_unknown_fields_are_let_through(base):
     plain = post(base, CHAT).json()
     assert post(base, {**CHAT, **NEUTRAL}).json()["choices"] == plain["choices"]
-    told = post(base, {**CHAT, "store": True, "tools": [{"type": "function"}], "user": "me", "metadata": None}).json()
-    assert told["choices"] == plain["choices"] and "ignored: store, tools, user" in told["warning"]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    told = post(base, {**CHAT, "store": True, "tools": tools, "user": "me", "metadata": None}).json()
+    assert told["choices"] == plain["choices"] and "ignored: store, user" in told["warning"]
+    assert "tools were left out" in told["warning"]
 
 
 MALFORMED = {

@@ -1,0 +1,106 @@
+"""A client of event streams that costs nearly nothing, because it measures: HTTP/1.1 over asyncio's own sockets.
+
+A general client spends a millisecond or more a request before it sends, and as much as that again before it is first used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+LONGEST_LINE = 1 << 24  # bytes
+
+
+class Refused(Exception):
+    """The server answered with another status than 200, or not in HTTP."""
+
+
+class Client:
+    """Posts to one server; connections are kept and used again."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url is {url!r}; it must begin with http:// or https:// and name a host")
+        self._host, self._path = parts.hostname, parts.path
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        told = {
+            "host": f"{host}:{self._port}",
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            **headers,
+        }
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def post(self, path: str, body: Any) -> AsyncGenerator[str]:
+        """Lines of the answer as they arrive. Raises Refused, OSError."""
+        data = json.dumps(body).encode()
+        head = f"POST {self._path.rstrip('/')}{path} HTTP/1.1\r\n{self._head}content-length: {len(data)}\r\n\r\n"
+        reader, writer = self._free.pop() if self._free else await self._connect()
+        whole = False
+        try:
+            writer.write(head.encode() + data)
+            status, headers = await _head(reader)
+            if status != 200:
+                raise Refused(f"status {status}")
+            async with aclosing(_pieces(reader, headers)) as pieces:
+                held = b""
+                async for piece in pieces:
+                    *lines, held = (held + piece).split(b"\n")
+                    for line in lines:
+                        yield line.decode("utf-8", "replace").rstrip("\r")
+            whole = headers.get("connection", "").lower() != "close"
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise Refused("the answer broke off") from error
+        finally:
+            if whole:
+                self._free.append((reader, writer))
+            else:
+                writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=LONGEST_LINE)
+
+    async def connect(self, count: int) -> None:
+        """Open connections before they are needed. Raises OSError."""
+        self._free += await asyncio.gather(*(self._connect() for _ in range(count)))
+
+    async def close(self) -> None:
+        for _, writer in self._free:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    parts = first.split(" ")
+    if len(parts) < 2 or not parts[0].startswith("HTTP/1") or not parts[1].isdigit():
+        raise Refused("no HTTP answer")
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return int(parts[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncGenerator[bytes]:
+    """The body as it arrives, whatever says where it ends."""
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        while size := int((await reader.readline()).split(b";")[0] or b"0", 16):
+            yield await reader.readexactly(size)
+            await reader.readexactly(2)
+        while (await reader.readline()).strip():
+            pass
+        return
+    left = int(headers["content-length"]) if "content-length" in headers else -1
+    while left and (piece := await reader.read(min(left, 65536) if left > 0 else 65536)):
+        left -= len(piece) if left > 0 else 0
+        yield piece
+    if left < 0:
+        headers["connection"] = "close"
