@@ -43,6 +43,11 @@ ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder
 AdapterFolder = Annotated[
     str | None, typer.Option("--adapter", help="A folder that `mezzotint adapt`, finetune or peft has written.")
 ]
+Compute = Annotated[
+    str,
+    typer.Option(help="float32, int8 (faster on a CPU; needs mezzotint[fast]), or auto: int8 where it is possible."),
+]
+Cores = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores without it.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 Decode = Annotated[str, typer.Option(help="ar, verified (the same text, drafts checked) or diffusion.")]
@@ -139,12 +144,14 @@ def argument_text(value: str, name: str) -> str:
     return text
 
 
-def _load(model: str, adapter: str | None = None) -> tuple[Engine, float]:
+def _load(
+    model: str, adapter: str | None = None, compute: str = "float32", threads: int | None = None
+) -> tuple[Engine, float]:
     began = time.perf_counter()
     import mezzotint as mz
     from mezzotint.engine.engine import Engine
 
-    engine = Engine(mz.load(model, adapter))
+    engine = Engine(mz.load(model, adapter), threads=threads, compute=compute)
     return engine, time.perf_counter() - began
 
 
@@ -194,7 +201,8 @@ def generate(
     decode: Annotated[
         str | None,
         typer.Option(
-            help="ar, verified (the same text, drafts checked) or diffusion; with --class or --guidance diffusion."
+            help="ar, verified (the same text, drafts checked), diffusion, or auto: the fastest here of ar and verified, "
+            "with --policy or --quality the fastest block of diffusion. With --class or --guidance diffusion."
         ),
     ] = None,
     class_label: Annotated[
@@ -226,6 +234,11 @@ def generate(
     ] = None,
     regex: Annotated[str | None, typer.Option(help="A regular expression that the whole answer must match.")] = None,
     raw: Raw = False,
+    compute: Compute = "float32",
+    threads: Cores = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="What a call costs here by its positions, and what follows, on stderr.")
+    ] = False,
     json_output: Json = False,
     trace_file: TraceFile = None,
     show_summary: ShowSummary = False,
@@ -237,15 +250,20 @@ def generate(
     draft_text = read_text(draft_file) if draft_file else ""
     condition = None if class_label is None else Condition(class_label=class_label)
     text = argument_text(prompt, "the prompt") if prompt or condition is None else ""
-    decode = decode or ("verified" if condition is None and guidance == 1 else "diffusion")
+    chooses = decode == "auto"
+    plain = condition is None and guidance == 1
+    if chooses or decode is None:
+        decode = "verified" if plain and not (chooses and (policy or quality)) else "diffusion"
     request = Request(
         text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
         seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance, format=_format(json_schema, regex),
     )  # fmt: skip
-    engine, load_seconds = _load(model, adapter)
+    engine, load_seconds = _load(model, adapter, compute, threads)
     request = _raw_if_untaught(request, engine)
+    if explain or chooses:
+        request = _planned(engine, request, chooses, explain)
     if engine.checkpoint.facts.whole and policy is quality is None:
         request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
     if request.decode == "diffusion":
@@ -263,6 +281,16 @@ def generate(
         }, ensure_ascii=False))  # fmt: skip
     if show_summary:
         print(line, file=sys.stderr)
+
+
+def _planned(engine: Engine, request: Request, chooses: bool, explain: bool) -> Request:
+    """The request as the plan of this machine would have it, if it is to choose; the plan on stderr, if it is asked for."""
+    from mezzotint.engine.cost import plan
+
+    made = plan(engine)
+    if explain:
+        print(f"{engine.checkpoint.name}, {engine.compute}", *made.lines(), sep="\n", file=sys.stderr)
+    return made.apply(request, request.decode == "diffusion") if chooses else request
 
 
 def _lock(value: str) -> tuple[int, str]:

@@ -104,8 +104,12 @@ class AdapterFile:
         """The network with this adapter on it."""
         denoiser.adapt(config)
         assert denoiser.adapter is not None
-        denoiser.adapter.load(_dequantised(read_tensors(dict(self.slots))))
+        self.fill(denoiser.adapter)
         return denoiser
+
+    def fill(self, adapter: Adapter) -> Adapter:
+        """A fresh adapter of these sizes, these tensors in it."""
+        return adapter.load(_dequantised(read_tensors(dict(self.slots))))
 
 
 def save_adapter(

@@ -38,6 +38,7 @@ from mezzotint.model.config import Conditioning, ModelConfig
 from mezzotint.model.stale import BlockReader
 
 if TYPE_CHECKING:
+    from mezzotint.model.adapter import Adapter
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import NoiseProcess
 
@@ -179,6 +180,17 @@ class Checkpoint:
             assert copy is not None
             copy.load(adapter.tensors().items())
         return denoiser.to(device=device, dtype=dtype).eval()
+
+    def new_adapter(self) -> Adapter | None:
+        """The adapter that lies on these weights, by itself: a fresh copy, None where there is none."""
+        from mezzotint.model.adapter import Adapter
+        from mezzotint.model.denoiser import Denoiser
+
+        if self.adapter is not None:
+            config = self.adapter.config(self.facts.control_ids)
+            return self.adapter.fill(Adapter(self.config, config)).eval()
+        kept = self._file.adapter if isinstance(self._file, Denoiser) else None
+        return None if kept is None else Adapter(self.config, kept.config).load(kept.tensors().items()).eval()
 
     def with_adapter(self, folder: str | Path) -> Checkpoint:
         """These weights under the adapter in `folder`: ours, or one that peft has saved, which then acts everywhere.

@@ -22,6 +22,7 @@ from mezzotint.engine.overtime import Overtime
 from mezzotint.engine.request import Event, Finished, Reply, Request, Scores, Text
 from mezzotint.model.condition import NULL
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.runtime import chosen, fast_denoiser
 from mezzotint.sampler.blocks import BlockDenoiser, block_frames
 from mezzotint.sampler.decoding import POLICIES, Decoding, the_rest
 from mezzotint.sampler.guidance import Branches
@@ -37,14 +38,31 @@ OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # d
 
 
 class Engine:
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, threads: int | None = None) -> None:
-        """Loads the weights. threads: CPU threads torch may use; None leaves torch's own choice."""
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, threads: int | None = None,
+        compute: str = "float32",
+    ) -> None:  # fmt: skip
+        """Loads the weights. threads: CPU threads that may be used; None leaves torch's own choice.
+
+        compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
+        `mezzotint[fast]`), or auto: int8 where it is possible. Raises ValueError for another, and for int8 where it is not.
+        """
         if threads is not None:
             torch.set_num_threads(threads)
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.denoiser: Denoiser = checkpoint.denoiser(dtype=dtype)
         self._lattices: dict[Format, Lattice] = {}
+        self.compute = chosen(compute)
+        if self.compute == "int8":
+            try:
+                self.denoiser: Denoiser = fast_denoiser(checkpoint, threads)
+                torch.set_num_threads(1)  # more would spin between their products, in the way of the runtime's threads
+                return
+            except ValueError:
+                if compute != "auto":
+                    raise
+            self.compute = "float32"
+        self.denoiser = checkpoint.denoiser(dtype=dtype)
 
     def lattice(self, asked: Format) -> Lattice:
         """A format in this checkpoint's tokens; kept for the next request. Raises ValueError where they cannot spell it."""

@@ -1,0 +1,228 @@
+"""The fast runtime against torch on tiny weights: every kind of pass, caches, batches, adapters, and what it refuses."""
+
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime")
+sys.path.append(__file__.rsplit("/", 2)[0] + "/checkpoints")
+
+import numpy as np
+import tiny_checkpoint
+from gguf import quants
+
+import mezzotint as mz
+from mezzotint.model.adapter import AdapterConfig
+from mezzotint.model.cache import Recorded
+from mezzotint.runtime.denoiser import CHUNK, FastDenoiser
+from mezzotint.runtime.packed import from_q4_1, from_q8_0, joined, rounded
+from mezzotint.runtime.weights import Parts
+
+CLOSE = 1e-4  # of the logits' spread: with float32 activations only the order of sums differs
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    tiny_checkpoint.write_gguf(path)
+    return mz.load(str(path))
+
+
+@torch.no_grad()
+def same_weights(slow, parts):
+    """The torch network with what the packed weights stand for: some of this file's types have to be rounded."""
+    for i, block in enumerate(slow.blocks):
+        linears = {
+            "qkv": block.attention.qkv,
+            "out": block.attention.out,
+            "gate_up": block.mlp.gate_up,
+            "down": block.mlp.down,
+        }
+        for name, linear in linears.items():
+            packed = parts.linears[f"{i}.{name}"].weight()
+            assert (packed - linear.weight).abs().max() < linear.weight.abs().max() / 200
+            linear.weight.copy_(packed)
+    return slow.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def both(checkpoint):
+    parts = Parts.of(checkpoint)
+    return same_weights(checkpoint.denoiser(), parts), FastDenoiser(parts, 1, exact=True)
+
+
+@pytest.fixture(scope="module")
+def adapted(checkpoint):
+    """Both networks with a busy adapter: random pairs, role and control rows."""
+    torch.manual_seed(0)
+    slow = checkpoint.denoiser().requires_grad_(False).adapt(AdapterConfig(rank=4, alpha=8.0, control_ids=(3, 4, 5, 6)))
+    for name, tensor in slow.adapter.tensors().items():
+        tensor.copy_(torch.randn_like(tensor) * (0.3 if name.startswith("canvas") else 0.2))
+    memory = mz.Checkpoint.of(slow, "tiny", checkpoint.tokenizer, checkpoint.facts)
+    parts = Parts.of(memory)
+    return same_weights(slow, parts), FastDenoiser(parts, 1, exact=True)
+
+
+def near(a, b, share=CLOSE):
+    assert a.shape == b.shape
+    assert torch.isfinite(b).all()
+    assert (a - b).abs().max() <= share * a.std()
+
+
+def ids(*shape):
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randint(7, len(tiny_checkpoint.TOKENS), shape, generator=generator)
+
+
+def caches(pair, rows=1, capacity=300):
+    return [network.new_cache(rows, capacity) for network in pair]
+
+
+@pytest.mark.parametrize("kind, unpack", [("Q4_1", from_q4_1), ("Q8_0", from_q8_0)])
+def test_packed_weights_are_those_of_the_file(kind, unpack):
+    values = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
+    raw = quants.quantize(values, getattr(tiny_checkpoint.Q, kind))
+    want = torch.from_numpy(quants.dequantize(raw, getattr(tiny_checkpoint.Q, kind)))
+    packed = unpack(raw.reshape(-1), 6)
+    assert (packed.weight() - want).abs().max() < 1e-6
+    order = np.array([5, 0, 3])
+    assert torch.equal(packed.rows(order).weight(), packed.weight()[order])
+    both = joined([packed, packed])
+    assert both.bits == packed.bits
+    assert torch.equal(both.weight(), torch.cat((packed.weight(), packed.weight())))
+
+
+def test_other_weights_are_rounded_to_a_127th_of_their_group():
+    weight = torch.randn(5, 64)
+    weight[2, 32:] = 0
+    most = weight.view(5, 2, 32).abs().amax(-1, keepdim=True)
+    assert ((rounded(weight).weight() - weight).view(5, 2, 32).abs() <= most / 254 + 1e-7).all()
+    with pytest.raises(ValueError, match="60 inputs"):
+        rounded(torch.randn(5, 60))
+    mixed = joined([from_q4_1(quants.quantize(weight.numpy(), tiny_checkpoint.Q.Q4_1).reshape(-1), 5), rounded(weight)])
+    assert (mixed.bits, mixed.outputs) == (8, 10)
+
+
+def test_reading_and_continuing_says_what_torch_says(both):
+    ours = caches(both)
+    text = ids(1, 90)
+    for start, end in ((0, 40), (40, 41), (41, 58), (58, 90)):  # across the edge of a page
+        said = [
+            n.read(text[:, start:end], torch.tensor([end - start]), c, True) for n, c in zip(both, ours, strict=True)
+        ]
+        near(said[0].logits, said[1].logits)
+        assert torch.equal(said[0].about, said[1].about)
+    near(ours[0].ahead, ours[1].ahead)
+    for cache in ours:
+        cache.truncate([50])
+    said = [n.read(text[:, 50:53], torch.tensor([3]), c) for n, c in zip(both, ours, strict=True)]
+    near(said[0].logits, said[1].logits)
+
+
+def test_a_long_text_is_read_in_pieces(checkpoint, both, monkeypatch):
+    monkeypatch.setattr("mezzotint.runtime.denoiser.CHUNK", 16)
+    assert CHUNK > 16
+    text, counts = ids(2, 60), torch.tensor([60, 23])
+    for every in (True, False):
+        said = [n.read(text, counts, c, every) for n, c in zip(both, caches(both, 2), strict=True)]
+        for row, count in enumerate(counts):
+            upto = int(count) if every else 1
+            near(said[0].logits[row, :upto], said[1].logits[row, :upto])
+            assert torch.equal(said[0].about[row, :upto], said[1].about[row, :upto])
+
+
+@pytest.mark.parametrize("which", ["both", "adapted"])
+def test_canvases_say_what_torch_says(which, request):
+    pair = request.getfixturevalue(which)
+    ours = caches(pair, 2)
+    text, counts = ids(2, 30), torch.tensor([30, 11])
+    for network, cache in zip(pair, ours, strict=True):
+        network.read(text, counts, cache)
+    positions = counts[:, None] + torch.arange(8)
+    valid = torch.arange(8) < torch.tensor([[8], [5]])
+    tokens = ids(2, 8)
+    tokens[0, 3] = 4  # a control id
+    said = [n.denoise(tokens, positions, valid, c) for n, c in zip(pair, ours, strict=True)]
+    near(said[0][valid], said[1][valid])
+    shadows = [
+        n.denoise_with_shadow(tokens, positions, valid, c, torch.full_like(tokens, 3))
+        for n, c in zip(pair, ours, strict=True)
+    ]
+    for slow, fast in zip(*shadows, strict=True):
+        near(slow[valid], fast[valid])
+    again = [
+        n.read(ids(2, 3), torch.tensor([3, 0]), c) for n, c in zip(pair, ours, strict=True)
+    ]  # and nothing was kept
+    near(again[0].logits[0], again[1].logits[0])
+
+
+def test_rows_do_not_affect_each_other(both):
+    _, fast = both
+    text, counts = ids(3, 40), torch.tensor([40, 7, 22])
+    cache = fast.new_cache(3, 100)
+    together = fast.read(text, counts, cache).logits
+    for row, count in enumerate(counts.tolist()):
+        alone = fast.read(text[row : row + 1, :count], counts[row : row + 1], fast.new_cache(1, 100)).logits
+        near(alone, together[row : row + 1])
+    forked = cache.fork([2, 0])
+    more = fast.read(ids(2, 2), torch.tensor([2, 2]), forked).logits
+    alone = fast.new_cache(1, 100)
+    fast.read(text[2:, :22], counts[2:], alone)
+    near(fast.read(ids(2, 2)[:1], torch.tensor([2]), alone).logits, more[:1])
+
+
+@pytest.mark.parametrize(
+    "decode, draft",
+    [("ar", "fixed-point"), ("verified", "fixed-point"), ("verified", "self"), ("diffusion", "fixed-point")],
+)
+def test_every_decoder_runs_on_it(checkpoint, decode, draft):
+    fast = mz.Engine(checkpoint, compute="int8", threads=1)
+    requests = [
+        mz.Request(text, decode=decode, draft=draft, max_tokens=20, raw=True) for text in ("the thing", "and a the and")
+    ]
+    replies = fast.generate(requests)
+    assert all(reply.ids or reply.reason == "stop" for reply in replies)
+    if decode == "verified":  # lossless: its own ar's text
+        plain = fast.generate([mz.Request(r.prompt, decode="ar", max_tokens=20, raw=True) for r in requests])
+        assert [reply.ids for reply in replies] == [reply.ids for reply in plain]
+
+
+def test_an_adapted_folder_and_its_engine(checkpoint, adapted, tmp_path):
+    slow, _ = adapted
+    folder = checkpoint.save_adapter(tmp_path / "a", slow, checkpoint.facts)
+    loaded = checkpoint.with_adapter(folder)
+    parts = Parts.of(loaded)
+    fast = FastDenoiser(parts, 1, exact=True)
+    again = loaded.new_adapter().tensors()
+    assert all(torch.equal(again[name], tensor) for name, tensor in slow.adapter.tensors().items())
+    slow = same_weights(loaded.denoiser(), parts)
+    cache, other = slow.new_cache(1, 60), fast.new_cache(1, 60)
+    slow.read(ids(1, 20), torch.tensor([20]), cache)
+    fast.read(ids(1, 20), torch.tensor([20]), other)
+    positions = torch.arange(20, 28)[None]
+    near(
+        slow.denoise(ids(1, 8), positions, positions > 0, cache),
+        fast.denoise(ids(1, 8), positions, positions > 0, other),
+    )
+
+
+def test_what_it_refuses(both, checkpoint):
+    _, fast = both
+    with pytest.raises(ValueError, match=r"compute is 'int3'; allowed: float32, int8, auto"):
+        mz.Engine(checkpoint, compute="int3")
+    for refused in (fast.slots, fast.merged, lambda: fast.adapt(AdapterConfig())):
+        with pytest.raises(ValueError, match="compute 'float32'"):
+            refused()
+    with pytest.raises(ValueError, match="beyond the model's 128"):
+        cache = fast.new_cache(1, 300)
+        for _ in range(3):
+            fast.read(ids(1, 50), torch.tensor([50]), cache)
+    with pytest.raises(ValueError, match="do not fit the cache of 10"):
+        fast.read(ids(1, 12), torch.tensor([12]), fast.new_cache(1, 10))
+    slow = checkpoint.denoiser().adapt(AdapterConfig(rank=2, self_conditioning=True))
+    memory = mz.Checkpoint.of(slow, "tiny", checkpoint.tokenizer, checkpoint.facts)
+    with pytest.raises(ValueError, match="self-conditioning"):
+        mz.Engine(memory, compute="int8")
+    assert mz.Engine(memory, compute="auto").compute == "float32"
+    assert Recorded  # training reads of a cache stay torch's

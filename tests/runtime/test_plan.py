@@ -1,0 +1,101 @@
+"""The cost curve, the plan that follows from it, and the switches of the command line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+import mezzotint as mz
+from mezzotint.engine import cost
+from mezzotint.sampler.trace import Frame, Trace
+
+
+def test_a_curve_is_a_line_between_its_points():
+    curve = cost.Curve((1, 8, 32), (10.0, 24.0, 72.0))
+    assert [curve.at(n) for n in (1, 8, 32)] == [10, 24, 72]
+    assert curve.at(4) == pytest.approx(16)
+    assert curve.at(64) == pytest.approx(136)
+    assert curve.break_even(32) == pytest.approx(7.2)
+    for positions, times in (((1,), (1.0,)), ((2, 1), (1.0, 1.0)), ((1, 2), (1.0,))):
+        with pytest.raises(ValueError, match="rising positions"):
+            cost.Curve(positions, times)
+
+
+def test_a_way_costs_what_its_calls_cost():
+    def frame(kind, committed, calls, positions):
+        return Frame(kind, 0, 0, 0, 0, [1] * committed, [2] * committed, committed, calls, positions)
+
+    trace = Trace(
+        {}, [frame("read", 1, 0, 50), frame("verify", 3, 1, 8), frame("verify", 2, 1, 1), frame("commit", 0, 2, 16)]
+    )
+    tokens, positions, ms = cost.predicted([trace], cost.Curve((1, 8), (10.0, 24.0)))
+    assert (tokens, positions) == (6 / 4, 25 / 4)
+    assert ms == pytest.approx((24 + 10 + 2 * 24) / 6)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return mz.Engine(mz.load("tiny"))
+
+
+def plan(engine):
+    ticks = iter(range(10**6))
+    return cost.make_plan(engine, 1, clock=lambda: next(ticks) / 1e3)
+
+
+def test_the_plan_picks_the_least_and_changes_the_request(engine):
+    made = plan(engine)
+    assert {way.decode for way in made.ways} == {"ar", "verified", "diffusion"}  # tiny has learnt to denoise
+    assert made.lossless.ms_per_token == min(w.ms_per_token for w in made.ways if w.decode != "diffusion")
+    least = replace(made.ways[0], decode="verified", draft="self-last", draft_length=8, ms_per_token=0.0)
+    made = replace(made, ways=(*made.ways, least))
+    request = mz.Request("a", seed=5)
+    told = made.apply(request, diffusion=False)
+    assert (told.decode, told.draft, told.draft_length, told.seed) == ("verified", "self-last", 8, 5)
+    policy = mz.Decoding()
+    told = made.apply(replace(request, policy=policy), diffusion=True)
+    assert told.policy == replace(policy, canvas_length=made.block.block)
+    text = "\n".join(made.lines())
+    assert text.count("<- picked") == 2 and "tokens a call to pass ar" in text
+
+
+def test_a_plan_is_kept_and_a_damaged_one_is_measured_anew(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEZZOTINT_CACHE", str(tmp_path))
+    made, calls = plan(engine), []
+    monkeypatch.setattr(cost, "make_plan", lambda engine: calls.append(engine) or made)
+    assert cost.plan(engine) == made and cost.plan(engine) == made
+    assert len(calls) == 1
+    (path,) = (tmp_path / "plans").iterdir()
+    path.write_text(path.read_text()[:40])
+    assert cost.plan(engine) == made and len(calls) == 2
+    path.write_text(json.dumps({"curve": {"positions": [1], "milliseconds": [1]}, "ways": []}))
+    assert cost.plan(engine) == made and len(calls) == 3
+
+
+def test_the_default_model_is_small_and_agrees_with_float32(base_path):
+    """Resident memory of a fresh process, and how often the greedy token is float32's on its own text."""
+    pytest.importorskip("onnxruntime")
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    resident, agreement = map(float, done.stdout.split())
+    print(f"resident {resident:.0f} MB, agreement {agreement:.3f}")
+    assert resident < 600
+    assert agreement > 0.9
+
+
+FRESH = """
+import torch, mezzotint as mz
+torch.set_num_threads(1)
+checkpoint = mz.load("default")
+fast = mz.Engine(checkpoint, compute="int8", threads=1)
+reply = fast.generate(mz.Request("Name three colours.", decode="ar", max_tokens=24))[0]
+pages = next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]
+ids = torch.tensor([fast.prompt_ids(mz.Request("Name three colours.")) + reply.ids])
+slow = mz.Engine(checkpoint)
+counts = torch.tensor([ids.shape[1]])
+caches = [e.denoiser.new_cache(1, 200) for e in (fast, slow)]
+said = [e.denoiser.read(ids, counts, c, True).logits.argmax(-1) for e, c in zip((fast, slow), caches)]
+print(int(pages) / 1e3, (said[0] == said[1]).float().mean().item())
+"""
