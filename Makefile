@@ -8,7 +8,7 @@ export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
 
-.PHONY: help env base demo test test-full check format clean bench-train picture golden
+.PHONY: help env base demo test test-web test-full check format clean bench-train picture golden
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -29,6 +29,11 @@ demo: base ## generate and edit real text; PROMPT=... TEXT=... INSTRUCTION=... t
 
 test: base ## every test, each suite at a twentieth of its counts
 	@MEZZOTINT_REQUIRE_BASE=1 bash scripts/check.sh
+
+test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromium, installed if it is missing, if left out)
+	bash scripts/chromium.sh
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
+	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py
 
 test-full: base ## every test at its full counts, and the speed and memory bars
 	@MEZZOTINT_REQUIRE_BASE=1 MEZZOTINT_FULL=1 bash scripts/check.sh

@@ -314,8 +314,8 @@ class Engine:
 
     def _locks(self, request: Request) -> dict[int, int]:
         table: dict[int, int] = {}
-        for offset, text in sorted(request.locks.items()):
-            for index, token in enumerate(self.tokenizer.encode(text), offset):
+        for offset, text in sorted(request.locks.items(), key=lambda lock: lock[0]):
+            for index, token in enumerate(self.tokenizer.encode(text) if isinstance(text, str) else text, offset):
                 if table.get(index, token) != token:
                     raise ValueError(f"two locks claim token {index} of the answer")
                 if index >= (longest := self._longest(request)):

@@ -30,7 +30,7 @@ class Request:
     iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
     call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
     self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:
-    canvases that diffusion works on at once. locks: {offset in answer tokens: text that must stand there}. condition: a
+    canvases that diffusion works on at once. locks: {offset in answer tokens: text, or ids, that must stand there}. condition: a
     class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
     a step. choice: which of several answers with one seed; each has draws of its own. tilt: penalties, bias, top_p.
@@ -49,7 +49,7 @@ class Request:
     draft_text: str = ""
     draft_length: int = 4
     policy: str | Decoding = "threshold"
-    locks: Mapping[int, str] = field(default_factory=dict)
+    locks: Mapping[int, str | Sequence[int]] = field(default_factory=dict)
     blocks_in_flight: int = 1
     condition: Condition | None = None
     guidance: float = 1.0

@@ -7,6 +7,7 @@ POST /v1/chat/completions  /v1/instant-edit
      /v1/decisions                                           decisions.py
      /v1/embeddings  /tokenize  /detokenize                  tokens.py
 GET  /v1/models  /v1/models/{id}  /v1/traces/{id}  /health  /ready  /version  /metrics  /openapi.json
+     /playground/                                            playground.py
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, responses, tokens
+from mezzotint.server import codes, decisions, fim, playground, responses, tokens
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import chat_order, edit_order, seed_of
+from mezzotint.server.preview import Preview, Split
 from mezzotint.server.service import Service, ignored
 from mezzotint.server.settings import MOST_PROMPTS, Settings
 from mezzotint.server.sse import STREAMED
@@ -42,8 +44,8 @@ class Lines(Response):
     media_type = "application/x-ndjson"
 
 
-def build(worker: Worker, settings: Settings) -> Guard:
-    """The whole application behind its guard."""
+def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
+    """The whole application behind its guard, and the preview's pages beside it."""
     service = Service(worker, settings)
     app = FastAPI(
         title="Mezzotint", version=mezzotint.__version__, docs_url=None, redoc_url=None,
@@ -54,10 +56,11 @@ def build(worker: Worker, settings: Settings) -> Guard:
     for part in (fim, codes, responses, decisions, tokens):
         part.add(app, service)
     _other_routes(app, service)
+    playground.add(app, service, preview)
     for path in app.openapi()["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # the framework's own refusals leave as 400
-    return Guard(app, settings, service.metrics)
+    return Split(Guard(app, settings, service.metrics), preview)
 
 
 def _text_routes(app: FastAPI, service: Service) -> None:

@@ -25,6 +25,8 @@ from mezzotint.server.metrics import Metrics
 from mezzotint.server.settings import LOOPBACK, Settings
 
 OPEN = ("/health", "/ready", "/v1/health")  # asked by machines that have no key
+PAGE = ("/", "/playground", "/playground/")  # holds no secret, and asks its user for the key
+FILES = "/playground/files/"
 
 
 class Guard:
@@ -63,7 +65,12 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._keys:
-            if scope["path"] not in OPEN and not self._known(headers.get("authorization", "")):
+            path = scope["path"]
+            if (
+                path not in (*OPEN, *PAGE)
+                and not path.startswith(FILES)
+                and not self._known(headers.get("authorization", ""))
+            ):
                 raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
         else:
             if _host(f"//{headers.get('host', '')}") not in LOOPBACK:

@@ -10,14 +10,16 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 
 from mezzotint.engine.engine import Engine
 from mezzotint.server.app import build
-from mezzotint.server.keeper import Link
+from mezzotint.server.keeper import Link, listen
 from mezzotint.server.logs import log
 from mezzotint.server.patient import patient
+from mezzotint.server.preview import Preview
 from mezzotint.server.settings import Settings
 from mezzotint.server.worker import Worker
 
@@ -26,11 +28,17 @@ HEADERS = 1 << 16  # bytes of all headers together
 
 
 class Server(uvicorn.Server):
-    """uvicorn, whose end is also the worker's."""
+    """uvicorn, whose end is also the worker's. It listens for the preview's requests too."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker, grace: float, serving: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, worker: Worker, grace: float, serving: Callable[[], None], preview: Preview
+    ) -> None:  # fmt: skip
         super().__init__(config)
-        self.worker, self.grace, self.serving = worker, grace, serving
+        self.worker, self.grace, self.serving, self.preview = worker, grace, serving, preview
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.preview.sock:
+            super().run([*(sockets or []), self.preview.sock])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -53,12 +61,13 @@ def serving(load: Callable[[], Engine], settings: Settings, serves: Callable[[],
         server.should_exit = True
 
     worker = Worker(load, settings.queue, failed)
+    preview = Preview(listen(replace(settings, port=settings.preview_port)))
     config = uvicorn.Config(
-        build(worker, settings), http=patient(settings.receive), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
+        build(worker, settings, preview), http=patient(settings.receive), ws="none", lifespan="off", log_config=None,
+        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip
-    server = Server(config, worker, settings.grace, serves)
+    server = Server(config, worker, settings.grace, serves, preview)
     worker.start()
     return server
 

@@ -21,9 +21,9 @@ LONGEST_HOLE = 64  # tokens between a prompt and its suffix
 
 @dataclass(frozen=True)
 class Settings:
-    """name: of the model, for clients. queue: requests that may wait. max_tokens: longest
-    answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive, patience with a slow
-    reader. Raises ValueError for values out of range, and for an open address without a key.
+    """name: of the model, for clients. preview_port: of the playground's previews, 0 any. queue: requests that may wait.
+    max_tokens: longest answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive,
+    patience with a slow reader. Raises ValueError for values out of range, and for an open address without a key.
     """
 
     host: str = "127.0.0.1"
@@ -37,10 +37,12 @@ class Settings:
     grace: float = 30.0
     receive: float = 10.0
     patience: float = 30.0
+    preview_port: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}; it must lie between 0 and 65535")
+        for field in ("port", "preview_port"):
+            if not 0 <= (value := getattr(self, field)) <= 65535:
+                raise ValueError(f"{field} is {value}; it must lie between 0 and 65535")
         for field in ("queue", "max_tokens", "body_bytes", "deadline", "grace", "receive", "patience"):
             if not (value := getattr(self, field)) > 0:
                 raise ValueError(f"{field} is {value}; it must be more than 0")

@@ -1,0 +1,284 @@
+"""Playground: the page's own addresses, all below /playground.
+
+GET  /  /playground/  /playground/{file}           the page
+GET  /playground/info                              what the model is, and what may be chosen
+POST /playground/run                               an answer, as it is being made
+GET  /playground/traces/{id}  POST .../open        every call of an answer; a saved one
+POST /playground/alternatives  /playground/doubt   what the network says of a cell, of a text
+POST /playground/preview                           an address, on another origin, for a page that was written
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from pydantic import Field
+
+from mezzotint.edit.doubt import doubt
+from mezzotint.edit.presets import presets
+from mezzotint.engine.request import Finished, Text
+from mezzotint.engine.request import Request as Asked
+from mezzotint.sampler.decoding import POLICIES
+from mezzotint.sampler.quality import QUALITY
+from mezzotint.sampler.trace import Frame, Trace
+from mezzotint.server import cells, pages
+from mezzotint.server.errors import ApiError, bad
+from mezzotint.server.orders import Order, chat_order, completion_order, seed_of
+from mezzotint.server.preview import Preview
+from mezzotint.server.service import Service
+from mezzotint.server.sse import EventStream
+from mezzotint.server.wire import Body, Chat, Completion, Message
+from mezzotint.server.worker import Stream
+
+PACE = 0.05  # seconds between two pictures of a canvas; what is older than the newest is not sent
+KEPT = 64  # answers whose calls are remembered
+LONGEST = 1 << 20  # characters of a page, and of a text in doubt
+
+
+class Typed(Body):
+    """at: offset in the answer's tokens; no text: it is decided again."""
+
+    at: Annotated[int, Field(ge=0)]
+    text: str = ""
+
+
+class Branch(Body):
+    """From frame `frame` of a trace: what was decided stays, except where something was typed."""
+
+    trace: str
+    frame: Annotated[int, Field(ge=0)]
+    typed: Annotated[list[Typed], Field(default_factory=list, max_length=256)]
+
+
+class Run(Chat):
+    """prompt: text to continue, as it is, instead of messages. branch: go on from a step of an earlier answer."""
+
+    messages: Annotated[list[Message], Field(default_factory=list)]
+    prompt: str | None = None
+    branch: Branch | None = None
+
+
+class Cell(Body):
+    trace: str
+    frame: Annotated[int, Field(ge=0)]
+    cell: Annotated[int, Field(ge=0)]
+
+
+class Page(Body):
+    html: Annotated[str, Field(max_length=LONGEST)]
+    devices: bool = False
+
+
+class Doubted(Body):
+    document: Annotated[str, Field(min_length=1, max_length=LONGEST)]
+
+
+class Opened(Body):
+    lines: Annotated[str, Field(min_length=1)]
+
+
+@dataclass
+class Kept:
+    request: Asked
+    trace: Trace = field(default_factory=Trace)
+
+
+class Films:
+    """The latest answers, call by call. Ids cannot be guessed."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+
+    def begin(self, kept: Kept) -> str:
+        id = f"run-{uuid.uuid4().hex}"
+        self._kept[id] = kept
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return id
+
+    def get(self, id: str) -> Kept:
+        if id not in self._kept:
+            raise ApiError(404, "this answer's steps are not kept any more; run it again", "trace_not_found")
+        return self._kept[id]
+
+
+def add(app: FastAPI, service: Service, preview: Preview) -> None:
+    """The playground's routes."""
+    films = Films()
+    _page(app, preview)
+    _looking(app, service, films)
+
+    @app.get("/playground/info", include_in_schema=False)
+    async def info(request: Request) -> dict[str, Any]:
+        engine = service.worker.ready()
+        facts = engine.checkpoint.facts
+        named = presets()
+        return {
+            "model": service.name, "denoises": facts.trained_canvas, "noise": facts.noise, "canvas": facts.canvas_length,
+            "chat": engine.tokenizer.chat_template is not None, "context": engine.denoiser.config.max_length,
+            "quality": list(QUALITY), "policies": {name: policy.accepts for name, policy in POLICIES.items()},
+            "presets": [
+                {"name": p.name, "title": p.title, "needs": p.needs, "strength": p.strength, "budget": p.budget}
+                for p in named.values()
+            ],
+            "preview": preview.origin(request.headers.get("host", "")), "most": service.settings.max_tokens,
+        }  # fmt: skip
+
+    @app.post("/playground/run", include_in_schema=False)
+    async def run(body: Run, request: Request) -> Response:
+        engine = service.engine_for(body)
+        if body.branch is not None:
+            given = films.get(body.branch.trace)
+            typed = {place.at: place.text for place in body.branch.typed}
+            asked = cells.branch(engine, given.request, given.trace, body.branch.frame, seed_of(body.seed), typed)
+            order = Order([asked], len(engine.prompt_ids(asked)), asked.seed)
+        else:
+            order = await asyncio.to_thread(_order, service, body)
+        kept = Kept(order.requests[0])
+        kept.trace.header = engine.header(kept.request)
+        id = films.begin(kept)
+        stream = service.worker.generate(order.requests[:1], service.settings.deadline)
+        request.state.log["read"] = order.num_read
+
+        async def events() -> AsyncGenerator[dict[str, Any]]:
+            yield {"id": id, "seed": order.seed, "notes": order.notes, "read": order.num_read}
+            async for event in _pictures(service, stream, kept):
+                yield event
+            made = kept.trace
+            request.state.log |= {"written": made.num_tokens, "calls": made.num_calls}
+            service.metrics.worked(order.num_read, made.num_tokens, made.num_calls, made.num_positions)
+
+        return EventStream(events(), stream, service.settings.patience, service.failed(request))
+
+
+def _order(service: Service, body: Run) -> Order:
+    """Raises ApiError."""
+    engine, most = service.worker.ready(), service.settings.max_tokens
+    told = body.model_dump(
+        include={"decode", "quality", "policy", "seed", "temperature", "max_tokens"}, exclude_unset=True
+    )
+    if body.prompt is not None:
+        return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
+    if not body.messages:
+        raise bad("there is nothing to answer; give messages or a prompt", "messages")
+    return chat_order(engine, body, most)
+
+
+async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncGenerator[dict[str, Any]]:
+    """Committed text, all of it, and the newest canvas, at most every `PACE` seconds; at the end what it took."""
+    engine = service.worker.ready()
+    box: list[Any] = []
+    fresh = asyncio.Event()
+
+    async def fill() -> None:
+        try:
+            async for item in stream:
+                box.append(item)
+                fresh.set()
+        except Exception as error:
+            box.append(error)
+        box.append(None)
+        fresh.set()
+
+    task = asyncio.create_task(fill())
+    try:
+        over, reason, calls, tokens, positions = False, "length", 0, 0, 0
+        while not over:
+            await fresh.wait()
+            fresh.clear()
+            items, box[:] = box[:], []
+            text, newest = "", None
+            for item in items:
+                if isinstance(item, Frame):
+                    kept.trace.add(item)
+                    newest = item
+                    calls, tokens = calls + item.calls, tokens + item.committed
+                    positions += item.positions if item.calls else 0
+                elif isinstance(item, Text):
+                    text += item.piece
+                elif isinstance(item, Finished):
+                    reason = item.reason
+                elif isinstance(item, Exception):
+                    raise item
+                over = over or item is None
+            if newest is not None or text:
+                picture: dict[str, Any] = {"text": text, "calls": calls, "tokens": tokens, "positions": positions}
+                if newest is not None:
+                    shown = cells.cells(engine, newest.tokens[newest.committed :], newest.status[newest.committed :])
+                    picture |= {"cells": shown, "kind": newest.kind, "frame": len(kept.trace.frames) - 1}
+                    picture["seconds"] = newest.seconds
+                yield picture
+            if not over:
+                await asyncio.sleep(PACE)
+        service.metrics.succeeded([reason], stream.age, stream.waited)
+        yield {"done": reason, "waited": round(stream.waited, 4), **cells.counts(kept.trace)}
+    finally:
+        task.cancel()
+
+
+def _looking(app: FastAPI, service: Service, films: Films) -> None:
+    """What can be asked of an answer's steps, and of a text."""
+
+    @app.get("/playground/traces/{id}", include_in_schema=False)
+    async def trace(id: str) -> dict[str, Any]:
+        engine, kept = service.worker.ready(), films.get(id)
+        return {"id": id, **await asyncio.to_thread(cells.view, engine, kept.trace)}
+
+    @app.get("/playground/traces/{id}/file", include_in_schema=False)
+    async def file(id: str) -> Response:
+        return PlainTextResponse(
+            await asyncio.to_thread(cells.lines, films.get(id).trace), media_type="application/jsonl"
+        )
+
+    @app.post("/playground/traces/open", include_in_schema=False)
+    async def opened(body: Opened) -> dict[str, Any]:
+        """A saved trace, drawn. It is not kept: nothing branches from it."""
+        engine = service.worker.ready()
+        return await asyncio.to_thread(lambda: cells.view(engine, cells.parsed(engine, body.lines)))
+
+    @app.post("/playground/alternatives", include_in_schema=False)
+    async def alternatives(body: Cell, request: Request) -> dict[str, Any]:
+        service.engine_for(body)
+        kept = films.get(body.trace)
+        work = service.worker.call(
+            lambda engine, report: cells.alternatives(engine, kept.request, kept.trace, body.frame, body.cell),
+            service.settings.deadline,
+        )
+        return {"alternatives": await service.first(request, work)}
+
+    @app.post("/playground/doubt", include_in_schema=False)
+    async def doubted(body: Doubted, request: Request) -> dict[str, Any]:
+        service.engine_for(body)
+        work = service.worker.call(
+            lambda engine, report: doubt(engine, body.document, report=report), service.settings.deadline
+        )
+        found = await service.first(request, work)
+        return {**found.to_json(), "words": found.words()}
+
+
+def _page(app: FastAPI, preview: Preview) -> None:
+    files = pages.files()
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/playground", include_in_schema=False)
+    async def home() -> Response:
+        return RedirectResponse("/playground/", 307)
+
+    @app.get("/playground/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return pages.index(files["index.html"], preview.origin(request.headers.get("host", "")))
+
+    @app.post("/playground/preview", include_in_schema=False)
+    async def show(body: Page, request: Request) -> dict[str, str]:
+        return {"url": preview.add(body.html, body.devices, request.headers.get("host", ""))}
+
+    @app.get("/playground/files/{path:path}", include_in_schema=False)
+    async def file(path: str, request: Request) -> Response:
+        return pages.answer(files.get(path), request)

@@ -1,0 +1,94 @@
+"""The page in a browser: Debian's Chromium, without the flags that switch web security off."""
+
+import os
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+pytestmark = [
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+UNSAFE = ["--disable-web-security", "--disable-site-isolation-trials"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), ignore_default_args=UNSAFE)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, base):
+    context = browser.new_context(viewport={"width": 1180, "height": 800})
+    page = context.new_page()
+    asked, problems = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.goto(f"{base}/playground/")
+    page.wait_for_selector("[role=tabpanel]")
+    yield page
+    assert not problems
+    assert all(url.startswith((base, "blob:", "data:")) for url in asked)
+    context.close()
+
+
+def clean(page):
+    """Fails where axe-core finds a violation."""
+    found = axe.Axe().run(page).response["violations"]
+    assert not found, [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+
+
+def test_chat_shows_every_state_and_ends_with_the_traces_text(page, base):
+    ready = page.evaluate("performance.getEntriesByName('interactive')[0].startTime")
+    weight = page.evaluate("performance.getEntriesByType('resource').reduce((n, r) => n + r.encodedBodySize, 0)")
+    print(f"interactive after {ready:.0f} ms, {weight / 1000:.0f} kB")
+    assert weight < 400_000
+    clean(page)
+    page.fill("#chat-seed", "3")
+    page.fill("#chat-max_tokens", "40")
+    page.fill("#ask", "Mia has a red ball. She")
+    with page.expect_response(re.compile("/run$")) as answer:
+        page.keyboard.press("Enter")
+    page.wait_for_selector(".live .cell.mask", state="attached")
+    page.wait_for_selector("text=See every step")
+    id = re.search(r'"id":"(run-\w+)"', answer.value.text()).group(1)
+    trace = httpx.get(f"{base}/playground/traces/{id}").json()
+    assert page.inner_text(".prose").split() == trace["text"].split()
+    clean(page)
+    page.click("text=See every step")
+    page.wait_for_selector("#scrub")
+    page.fill("#scrub", "2")
+    early = page.inner_text("[data-testid=strip]")
+    page.fill("#scrub", str(len(trace["frames"]) - 1))
+    assert page.inner_text("[data-testid=strip]") != early
+    assert page.text_content("[data-testid=whole]") == trace["text"]
+    clean(page)
+
+
+def test_an_edit_is_made_and_applied(page):
+    page.click("role=tab[name='Instant Edit']")
+    page.wait_for_selector(".cm-content")
+    before = page.inner_text(".cm-content")
+    page.click("button:has-text('Edit Ctrl')")
+    page.wait_for_selector(".hunk", timeout=60000)
+    clean(page)
+    page.click("button:has-text('Apply')")
+    page.wait_for_function("before => document.querySelector('.cm-content').innerText !== before", arg=before)
+
+
+def test_panels_fit_narrow_screens(page):
+    page.set_viewport_size({"width": 320, "height": 700})
+    for name in ("Chat", "Instant Edit", "Race", "Trace"):
+        page.click(f"role=tab[name='{name}']")
+        page.wait_for_selector("[role=tabpanel]:visible :is(h2, textarea, .cm-content)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320, name
