@@ -972,7 +972,7 @@ def bench_serve(
     """Ask a server under load, and say how long answers take. The key is read from OPENAI_API_KEY."""
     import asyncio
 
-    from mezzotint.load import PROMPTS, Load, run, table
+    from mezzotint.load_test import PROMPTS, Load, run, table
 
     limits = {}
     for limit in within or []:
