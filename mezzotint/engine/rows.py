@@ -189,9 +189,11 @@ class _Reading:
         assert ahead is not None, "nothing was read"
         return ahead[:, None]
 
+    def _replace(self, logits: Logits) -> Prediction:
+        return Prediction(logits, self._cache.lengths[:, None], logits.new_empty(len(logits), 1, 0))
+
     def __iter__(self) -> Iterator[Tensor]:
-        logits = self.logits
-        return iter((logits, self._cache.lengths[:, None], logits.new_empty(len(logits), 1, 0)))
+        return iter(self._replace(self.logits))
 
 
 class RowDenoiser:
