@@ -256,16 +256,3 @@ def test_the_parameters_listed_are_those_of_the_weights(base_path):
     for name, known in KNOWN.items():
         assert known.on_disk() is not None
         assert sum(map(_product, llama.shapes(mz.load(name).config).values())) == known.parameters
-
-
-def test_generate_follows_formats(tmp_path):
-    """On `tiny`: a regex, a schema as text and as a file; what cannot be is said in a line."""
-    ask = ("generate", "Who won?", "--model", "tiny")
-    assert run(*ask, "--regex", "(Mia|Tom) won[.]")[1].strip() in ("Mia won.", "Tom won.")
-    schema = {"type": "object", "properties": {"name": {"enum": ["Mia", "Tom"]}}, "required": ["name"]}
-    (tmp_path / "s.json").write_text(json.dumps(schema))
-    texts = [run(*ask, "--json-schema", given)[1] for given in (json.dumps(schema), str(tmp_path / "s.json"))]
-    assert texts[0] == texts[1] and json.loads(texts[0])["name"] in ("Mia", "Tom")
-    for given, word in ((("--regex", "(Mia"), "unterminated"), (("--json-schema", '{"not": {}}'), "not supported: not"),
-                        (("--json-schema", "{"), "not JSON"), (("--json-schema", "none.json"), "no such file")):  # fmt: skip
-        refused(run(*ask, *given), 2, word)
