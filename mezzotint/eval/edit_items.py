@@ -52,7 +52,7 @@ class Stock:
 
     def pool(self, name: str) -> list[str]:
         """Held-out pieces of prose or code, in a drawn order."""
-        found = list(self._pieces(name))
+        found = list(dict.fromkeys(self._pieces(name)))  # pages of one author open with the same words
         return random.Random(f"{self.seed} {name}").sample(found, len(found))
 
     def _pieces(self, name: str) -> Iterator[str]:
@@ -97,8 +97,9 @@ def _edits(stock: Stock, each: int) -> Iterator[tuple[str, Edit]]:
     for kinds, table in KINDS.items():
         texts = [""] * TRIED if kinds == "made" else stock.prose if kinds == "prose" else stock.pool(kinds)
         for name, make in table.items():
+            some = random.Random(f"{stock.seed} {name}").sample(texts, min(TRIED, len(texts)))
             counts: Counter[str] = Counter()
-            for number, text in enumerate(texts[:TRIED]):
+            for number, text in enumerate(some):
                 edit = make(text, random.Random(f"{stock.seed} {kinds} {name} {number}"))
                 if edit is None or edit.before == edit.after or not edit.after.strip() or counts[edit.kind] == each:
                     continue
@@ -198,6 +199,7 @@ def keywords(stock: Stock) -> list[Row]:
 
 
 def _pages(path: Path) -> Iterator[Row]:
+    seen = set[str]()
     for n, row in enumerate(read_rows(path)):
         pieces = clean_pieces(row["input"], "prose")
         text = ""
@@ -207,7 +209,8 @@ def _pages(path: Path) -> Iterator[Row]:
         missing = [
             w.strip() for w in row["output"].split(",") if w.strip() and w.strip().casefold() not in text.casefold()
         ]
-        if len(text) >= 150 and missing:
+        if len(text) >= 150 and missing and text not in seen:
+            seen.add(text)
             some = ", ".join(missing[:3])
             told = preset("seo").ask({"keywords": some}).instruction
             yield {

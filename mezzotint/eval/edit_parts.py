@@ -189,7 +189,8 @@ def _easier(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
 
 @dataclass(frozen=True)
 class Part:
-    """missing: what to say where it has no items. code: answers are run, in the sandbox."""
+    """missing: what to say where it has no items. code: answers are run, in the sandbox. corrects: an edit puts right what is
+    wrong, so that ways which follow no request are measured too."""
 
     name: str
     title: str
@@ -198,6 +199,11 @@ class Part:
     measures: Measures
     missing: str = "no texts of its kind"
     code: bool = False
+    corrects: bool = False
+
+    def goes(self, way: str) -> bool:
+        """Does this way do what the part asks for?"""
+        return self.corrects or way not in ("rescore", "repair")
 
     @property
     def task(self) -> Task:
@@ -218,16 +224,20 @@ _JFLEG = "no file jfleg-dev-EVAL-nc in MEZZOTINT_DATA, nor jfleg_dev in the eval
 _FIX = "no file humanevalpack_python in the evaluations' folder (--data or MEZZOTINT_EVALDATA)"
 _CONVERT = "no file humaneval-x-EVAL in MEZZOTINT_DATA"
 _PAGES = "no file npm-seo-keywords in MEZZOTINT_DATA"
+
+
+def _repair(rate: int) -> Part:
+    items = partial(edit_items.planted, rate=rate / 100)
+    return Part(f"repair-{rate}", f"Repair, {rate}% errors", items, _mended, mended, corrects=True)
+
+
 PARTS = {
     part.name: part
     for part in (
         Part("programmatic", "Programmatic edits", edit_items.edits, _exact, exact),
-        Part("no-op", "Nothing to do", edit_items.no_ops, _exact, over_edit),
-        *(
-            Part(f"repair-{rate}", f"Repair, {rate}% errors", partial(edit_items.planted, rate=rate / 100), _mended, mended)
-            for rate in (2, 5, 10)
-        ),
-        Part("grammar", "JFLEG dev", edit_items.grammar, _fluent, fluent, _JFLEG),
+        Part("no-op", "Nothing to do", edit_items.no_ops, _exact, over_edit, corrects=True),
+        *map(_repair, (2, 5, 10)),
+        Part("grammar", "JFLEG dev", edit_items.grammar, _fluent, fluent, _JFLEG, corrects=True),
         Part("fix", "HumanEvalFix", edit_items.fixes, fix_judge, passed, _FIX, True),
         Part("convert", "Code to Python", edit_items.translations, fix_judge, passed, _CONVERT, True),
         Part("keywords", "Keywords into pages", edit_items.keywords, _worked_in, worked_in, _PAGES),

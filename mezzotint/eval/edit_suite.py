@@ -98,7 +98,7 @@ def evaluate(
             elif part.code and judge is None and not options.answers_only:
                 found.skipped = why
             else:
-                for way in ways:
+                for way in filter(part.goes, ways):
                     _measure(part, _data(rows), systems[way], stores[way], judge, wanted, report, found)
                 _compare(found)
             all_found.append(found)
