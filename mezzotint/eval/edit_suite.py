@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,9 +99,13 @@ def evaluate(
             elif part.code and judge is None and not options.answers_only:
                 found.skipped = why
             else:
-                for way in filter(part.goes, ways):
-                    _measure(part, _data(rows), systems[way], stores[way], judge, wanted, report, found)
+                texts = {
+                    way: _measure(part, _data(rows), systems[way], stores[way], judge, wanted, report, found)
+                    for way in filter(part.goes, ways)
+                }
                 _compare(found)
+                if "preset" not in rows[0]:  # presets have budgets and locks, under which the texts may differ
+                    found.notes += _same(texts)
             all_found.append(found)
             finished(found)
     return folder, all_found
@@ -123,7 +128,8 @@ def _data(rows: Sequence[dict[str, Any]]) -> data.Data:
 
 def _measure(
     part: Part, rows: data.Data, system: Editing, store: Store, judge: Judge | None, wanted: Wanted, report: Report, found: Found
-) -> None:  # fmt: skip
+) -> dict[str, str]:  # fmt: skip
+    """Run a part in a way and put its measures into `found`; -> the whole answers that nothing is to be said about, by item."""
     task = part.task
     judges = judge if part.code else Judge()
     run(task, rows, system, store, judges, wanted, lambda _, at, of: report(f"{part.name}, {system.way}", at, of))
@@ -140,8 +146,11 @@ def _measure(
     found.ways[system.way] = [*measures, calls, mean("seconds an edit", [one.seconds for one in done], "")]
     if cut := sum(a.reason != "stop" for a in answers.values()):
         found.notes.append(f"{system.way}: {cut} of {len(answers)} texts cut by the length or the context")
+    for note, count in Counter(a.note for a in answers.values() if a.note).items():
+        found.notes.append(f"{system.way}: {note} ({count} of {len(answers)})")
     if not judges:
         found.notes.append(f"{system.way}: {len(answers)} answers stored, not judged")
+    return {a.item: a.text.rstrip() for a in answers.values() if a.reason == "stop" and not a.note}
 
 
 def _compare(found: Found) -> None:
@@ -154,6 +163,14 @@ def _compare(found: Found) -> None:
             if way != "ar" and m.value:
                 what = m.name.split()[0]
                 measures.append(Measure(f"{what}, AR's over these", base[m.name] / m.value, math.nan, m.items, "x"))
+
+
+def _same(texts: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """How often `verified` says what AR says."""
+    ours, base = texts.get("verified", {}), texts.get("ar", {})
+    both = ours.keys() & base.keys()
+    same = sum(ours[name] == base[name] for name in both)
+    return [f"verified and ar: the same text in {same} of {len(both)}"] if both else []
 
 
 def shown(measure: Measure) -> str:

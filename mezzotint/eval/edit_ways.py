@@ -100,25 +100,25 @@ class Editing:
     def _one(self, item: Item, sample: int) -> Answer:
         began, make = time.perf_counter(), self._rewritten if self.way == "ar" else self._edited
         try:
-            text, reason, calls = make(item.gold)
+            text, reason, calls, note = make(item.gold)
         except ValueError as error:
             if "context" not in str(error):
                 raise
-            text, reason, calls = "", "context", 0
+            text, reason, calls, note = "", "context", 0, ""
         seconds = time.perf_counter() - began
         tokens = len(self.engine.tokenizer.encode(text))
         return Answer(
-            item.id, sample, item.prompt_sha256, text, reason, tokens=tokens, calls=calls, seconds=round(seconds, 4)
-        )
+            item.id, sample, item.prompt_sha256, text, reason, tokens=tokens, calls=calls, seconds=round(seconds, 4), note=note
+        )  # fmt: skip
 
-    def _edited(self, gold: Mapping[str, Any]) -> tuple[str, str, int]:
+    def _edited(self, gold: Mapping[str, Any]) -> tuple[str, str, int, str]:
         ask, where = asked(gold, self.seed)
         done = edit(self.engine, gold["before"], ask, where, self.way)
-        return done.after, "stop", done.num_calls
+        return done.after, "stop", done.num_calls, "; ".join(done.notes)
 
-    def _rewritten(self, gold: Mapping[str, Any]) -> tuple[str, str, int]:
+    def _rewritten(self, gold: Mapping[str, Any]) -> tuple[str, str, int, str]:
         (reply,) = self.engine.generate([rewriting(self.engine, gold["instruction"], gold["before"])])
-        return reply.text, reply.reason, reply.trace.num_calls
+        return reply.text, reply.reason, reply.trace.num_calls, ""
 
 
 def rewriting(engine: Engine, instruction: str, text: str) -> Request:

@@ -191,6 +191,12 @@ def test_costs_stand_beside_ar(engine):
     assert [edit_suite.shown(m) for m in found.ways["diffusion"]][-2:] == ["5.00x", "4.00x"]
 
 
+def test_verified_and_ar_are_compared_where_both_ended():
+    texts = {"verified": {"a": "one", "b": "two"}, "ar": {"a": "one", "b": "too", "c": "three"}}
+    assert edit_suite._same(texts) == ["verified and ar: the same text in 1 of 2"]
+    assert edit_suite._same({"diffusion": {"a": "one"}, "ar": {"a": "one"}}) == []
+
+
 def test_the_tiny_model_from_the_command(tmp_path):
     args = ("eval", "edit", "--model", "tiny", "--items", 2, "--ways", "diffusion,repair", "--out", tmp_path / "store")
     env = {"MEZZOTINT_DATA": ""}
