@@ -1310,13 +1310,13 @@ def _evaluate_edits(
 ) -> None:  # fmt: skip
     from rich.console import Console
 
-    from mezzotint.eval import edit_suite
+    from mezzotint.eval import edit_suite, edit_ways
     from mezzotint.render import Working, table
 
     chosen = edit_suite.named_parts(parts)
     engine, _ = _load(model, adapter)
     engine.must_read()
-    ways, notes = edit_suite.chosen(engine, named)
+    ways, notes = edit_ways.chosen(engine, named)
     with Working() as working:
         folder, found = edit_suite.evaluate(
             engine, ways, chosen, out, options, wanted, working.show, lambda part: None

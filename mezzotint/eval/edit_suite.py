@@ -1,9 +1,8 @@
 """`mezzotint eval edit`: one table of what editing is worth, for every way on the same weights, in one run.
 
-for every part: for every way: answers, stored in OUT/WAY -> verdicts -> measures      part by part, so that a busy machine
-                                                                                       is busy for all of them
-Programmatic edits      exact match               41.2% ± 3.1      38.0% ± 3.0      (n)
-                        calls, seconds an edit    2.1, 0.4 (5.2x)  11.0, 1.9 (1.1x)  24.3, 2.1
+for every part: for every way: answers, stored in OUT/WAY -> verdicts -> measures of all items -> lines of the table
+
+Part by part and not way by way, so that a machine that is busy for a while is busy for all ways.
 """
 
 from __future__ import annotations
@@ -25,14 +24,12 @@ from mezzotint.eval import data
 from mezzotint.eval.command import Options
 from mezzotint.eval.edit_items import Stock
 from mezzotint.eval.edit_parts import PARTS, Done, Measure, Part, items_of, mean
-from mezzotint.eval.edit_ways import Editing, chosen
+from mezzotint.eval.edit_ways import Editing
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.runner import Report, Wanted, draw, run
 from mezzotint.eval.sandbox import NoIsolation
 from mezzotint.eval.store import Store
 from mezzotint.train.data import data_folder
-
-NAME = "edit"
 
 
 @dataclass
@@ -202,6 +199,3 @@ def said(found: Sequence[Found]) -> list[str]:
     """What there is to say beside the table."""
     skipped = [f"{part.title}: skipped ({part.skipped})" for part in found if part.skipped]
     return [*skipped, *(f"{part.title}: {note}" for part in found for note in part.notes)]
-
-
-__all__ = ["NAME", "Found", "chosen", "evaluate", "named_parts", "said", "shown", "table"]
