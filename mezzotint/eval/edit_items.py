@@ -71,9 +71,9 @@ class Stock:
     def prose(self) -> list[str]:
         if self.follows:
             return self.pool("prose")
-        found = [d.text for d in tiny.documents(self.texts, 4000).held_out]
-        found = [text for text in found if 8 <= len(self.tokenizer.encode(text)) <= TINIEST]
-        return random.Random(f"{self.seed} tiny").sample(found, len(found))
+        found = [d.text for d in tiny.documents(self.texts).held_out]  # the kinds in the shares that it learnt them in
+        some = random.Random(f"{self.seed} tiny").sample(found, min(2 * MOST, len(found)))
+        return [text for text in some if 8 <= len(self.tokenizer.encode(text)) <= TINIEST]
 
     def evaluation(self, *names: str) -> data.Data | None:
         """The first of these files that either folder holds."""
