@@ -1358,10 +1358,10 @@ def _self_test(names: list[str], options: Any, count: int | None, workers: int, 
     from mezzotint.eval.tasks import chosen
 
     tasks, bad, seen = chosen(names), 0, 0
-    judge = options.judge(any(task.code for task in tasks))
     where = data.folder(options.data)
     if where is None:
         raise BadInput("name the folder that holds the benchmarks' files: --data or MEZZOTINT_EVALDATA")
+    judge = options.judge(any(task.code for task in tasks))
     from mezzotint.render import Working
 
     with Working() as working:
