@@ -45,8 +45,8 @@ format: env ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-%: base ## bench-NAME runs benchmarks/NAME.py and writes benchmarks/results/
-	$(BIN)/python benchmarks/$*.py
+bench-%: base ## bench-NAME runs benchmarks/NAME.py (edit-latency: edit_latency.py) and writes benchmarks/results/
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 bench-train: base ## speed of training against a plain transformers loop and, with DLLM=folder, dllm
 	$(BIN)/python benchmarks/train.py $(if $(DLLM),--dllm '$(DLLM)')

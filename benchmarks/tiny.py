@@ -26,6 +26,7 @@ from mezzotint.draws import Draws
 from mezzotint.edit.infill import Look, fit
 from mezzotint.edit.repair import doubts, repair_tokens
 from mezzotint.eval.metrics import auroc, bootstrap, f_beta, repetition, unigram_entropy, wilson
+from mezzotint.eval.planted import plant
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.recipes import tiny
 from mezzotint.sampler.blocks import block_frames
@@ -222,17 +223,6 @@ def infilling(b: Bench) -> list[str]:
 
 
 # -- repair ------------------------------------------------------------------------------------------------------------
-
-
-def plant(rows: list[list[int]], rate: float, pool: list[int], seed: int) -> tuple[Tokens, Tokens, Where, Where]:
-    """Clean and spoiled tokens, valid, and where errors stand: `rate` of each row (one at least), tokens of other documents."""
-    r = random.Random(seed)
-    clean, valid = pad_rows(rows, 0)
-    spoiled = clean.clone()
-    for i, row in enumerate(rows):
-        for at in r.sample(range(1, len(row) - 1), max(1, round(rate * len(row)))):
-            spoiled[i, at] = r.choice([t for t in r.choices(pool, k=4) if t != row[at]] or [pool[0]])
-    return clean, spoiled, valid, spoiled != clean
 
 
 def counts(clean: Tokens, spoiled: Tokens, fixed: Tokens) -> tuple[int, int, int]:

@@ -1183,7 +1183,9 @@ Grading = Annotated[str, typer.Option(help="Of code: strict (tests and answer ap
 @app.command("eval", cls=NamesInHelp)
 @reporting
 def evaluate(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Benchmarks; `ten` or `all`.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Benchmarks; `ten` or `all`; or `edit`, alone.")
+    ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="The benchmarks, and which have their items here.")] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Judge the reference answers: is the harness right?")
@@ -1222,14 +1224,34 @@ def evaluate(
     patience: Annotated[
         float | None, typer.Option(help="Multiplies the time limits of judged code; 1, and 3 for --self-test.")
     ] = None,
+    ways: Annotated[
+        str | None, typer.Option(help="Of `edit`: diffusion,rescore,verified,repair,ar, those to compare.")
+    ] = None,
+    parts: Annotated[
+        str | None, typer.Option(help="Of `edit`: the parts to run, separated by commas; else all.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
-    """Measure a model on benchmarks. Answers are stored as they come; the same command goes on after a stop."""
+    """Measure a model on benchmarks, or its editing (`edit`). Answers are stored as they come; the same command goes on after
+    a stop."""
     from mezzotint.eval import command
     from mezzotint.eval.runner import Summary, Wanted
 
     patience = patience or (3.0 if self_test else 1.0)
     options = command.Options(data, fixtures, answers_only, grading, python, patience)
+    if names and "edit" in names:
+        unused = {
+            "--endpoint": endpoint, "--decode": decode, "--policy": policy, "--quality": quality, "--max-tokens": max_tokens,
+            "--samples": samples != 1, "--temperature": temperature, "--list": list_all, "--self-test": self_test,
+        }  # fmt: skip
+        if len(names) > 1 or (given := [name for name, value in unused.items() if value]):
+            why = f"goes without {' '.join(given)}" if len(names) == 1 else "is run alone"
+            raise BadInput(f"edit {why}: it compares ways of editing, which --ways names")
+        wanted = Wanted(command.count_of(items), 1, seed, None, workers, " ".join(["mezzotint", *sys.argv[1:]]))
+        _evaluate_edits(model, adapter, ways, parts, out, options, wanted, json_output)
+        return
+    if ways or parts:
+        raise BadInput("--ways and --parts go with `mezzotint eval edit`")
     if list_all:
         _list_benchmarks(command.listing(options), json_output)
         return
@@ -1286,6 +1308,35 @@ def evaluate(
         raise typer.Exit(FAILED)
 
 
+def _evaluate_edits(
+    model: str, adapter: str | None, named: str | None, parts: str | None, out: str | None, options: Any, wanted: Any,
+    json_output: bool,
+) -> None:  # fmt: skip
+    from rich.console import Console
+
+    from mezzotint.eval import edit_suite, edit_ways
+    from mezzotint.render import Working, table
+
+    chosen = edit_suite.named_parts(parts)
+    engine, _ = _load(model, adapter)
+    engine.must_read()
+    ways, notes = edit_ways.chosen(engine, named)
+    with Working() as working:
+        folder, found = edit_suite.evaluate(
+            engine, ways, chosen, out, options, wanted, working.show, lambda part: None
+        )  # fmt: skip
+    for note in (*notes, *edit_suite.said(found)):
+        _note(note)
+    if json_output:
+        about = {"store": str(folder), "model": engine.checkpoint.name, "ways": ways, "left_out": notes}
+        print(json.dumps({**about, "parts": [part.to_json() for part in found]}, ensure_ascii=False))
+    else:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(
+            table(edit_suite.table(found, ways))
+        )
+    _note(f"stored in {folder}; the same command goes on from there")
+
+
 def _list_benchmarks(rows: list[dict[str, Any]], json_output: bool) -> None:
     from rich.console import Console
 
@@ -1311,10 +1362,10 @@ def _self_test(names: list[str], options: Any, count: int | None, workers: int, 
     from mezzotint.eval.tasks import chosen
 
     tasks, bad, seen = chosen(names), 0, 0
-    judge = options.judge(any(task.code for task in tasks))
     where = data.folder(options.data)
     if where is None:
         raise BadInput("name the folder that holds the benchmarks' files: --data or MEZZOTINT_EVALDATA")
+    judge = options.judge(any(task.code for task in tasks))
     from mezzotint.render import Working
 
     with Working() as working:

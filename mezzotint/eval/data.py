@@ -1,4 +1,4 @@
-"""Reading benchmark items from a folder that the user names: JSON lines (plain, xz, gzip), parquet, CSV, JSON.
+"""Reading benchmark items from a folder that the user names: JSON lines (plain, xz, gzip, zstd), parquet, CSV, JSON.
 
 Nothing is downloaded and nothing is redistributed. A file's SHA-256 is stored with every score. Fields that their authors
 encoded as base64 of zlib of a pickled text are read opcode by opcode: a stream that holds anything but one text is refused,
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SUFFIXES = (".jsonl.xz", ".jsonl", ".jsonl.gz", ".parquet", ".csv", ".json", "")
+SUFFIXES = (".jsonl.xz", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".csv", ".json", "")
 MOST_BYTES = 1 << 30  # of one decoded field
 TEXT_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP"}
 TEXT_VALUES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -100,13 +100,18 @@ def _rows(path: Path, data: bytes) -> Iterator[Mapping[str, Any]]:
             data = lzma.decompress(data)
         elif kind.endswith(".gz"):
             data = gzip.decompress(data)
+        elif kind.endswith(".zst"):
+            from mezzotint.train.data import unpacked  # beside torch, which the command line starts without
+
+            with unpacked(path) as file:
+                data = file.read()
         text = data.decode("utf-8")
     except (lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if ".csv" in kind:
         yield from csv.DictReader(io.StringIO(text, newline=""))
         return
-    for number, line in enumerate(text.splitlines() if ".json" in kind else [], 1):
+    for number, line in enumerate(text.split("\n") if ".json" in kind else [], 1):
         if line.strip():
             try:
                 row = json.loads(line)

@@ -94,6 +94,14 @@ REPAIR = "Fix the errors|Correct the mistakes|Repair this text|Something went wr
 LINT = "{a}|{a} in this code|In the code below: {a}|Improve this code: {a}|One change: {a}|Apply this lint fix: {a}"
 
 
+def clean_pieces(text: str, pool: str) -> list[str]:
+    """What of a text edits may be made of: paragraphs of prose, or a short function (pool `code`)."""
+    if pool == "code":
+        return [text.strip("\n")] if 60 <= len(text) <= 900 and text.count("\n") <= 30 else []
+    some = [p.strip() for p in text.split("\n\n") if 40 <= len(p.strip()) <= 450]
+    return [p for p in some if re.match(r"[A-Z]", p) and p[-1] in ".!?" and not re.search(r"[`{}|<>\[\]\n]", p)][:12]
+
+
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
@@ -200,13 +208,7 @@ class Builder:
     def _keep_clean(self, pool: str, row: Row, source: str) -> None:
         """Paragraphs of prose, short functions."""
         text = str(row.get("text") or row.get("output"))
-        if pool == "code":
-            some = [text.strip("\n")] if 60 <= len(text) <= 900 and text.count("\n") <= 30 else []
-        else:
-            some = [p.strip() for p in text.split("\n\n") if 40 <= len(p.strip()) <= 450]
-            some = [
-                p for p in some if re.match(r"[A-Z]", p) and p[-1] in ".!?" and not re.search(r"[`{}|<>\[\]\n]", p)
-            ][:12]
+        some = clean_pieces(text, pool)
         room = POOL - len(self.pools[pool])
         self.pools[pool] += [(p, source) for p in some[:room]]
 
