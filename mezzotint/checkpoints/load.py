@@ -31,6 +31,7 @@ from mezzotint.checkpoints.family import Family
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
 from mezzotint.checkpoints.keys import Keys
+from mezzotint.checkpoints.names import is_remote
 from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import Slot, read_json, read_slots, refuse_pickle, save_tensors
@@ -429,6 +430,10 @@ def _load(name_or_path: str | Path) -> Checkpoint:
                 path, "file type", "name the folder that holds it, with config.json and tokenizer.json beside it"
             )
         raise CheckpointError(path, "file type", "expected a .gguf file or a folder with config.json")
+    if is_remote(text):
+        raise ValueError(
+            f"{text} lies on a server: its weights are not here, and this needs them; generate, chat, infill and eval take it"
+        )
     near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")
