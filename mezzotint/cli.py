@@ -952,34 +952,75 @@ def pull(
 
 @app.command()
 @reporting
-def models(json_output: Json = False) -> None:
-    """The checkpoints that have a name. Nothing is fetched; folders and .gguf files need no name."""
+def models(
+    paths: Annotated[list[str] | None, typer.Argument(help="Folders and .gguf files to list as well.")] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="What else can be read: families, and how each was verified.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """The checkpoints that have a name, and what fits this machine. Nothing is fetched, and no weights are read."""
     from rich.console import Console
 
-    from mezzotint.checkpoints.load import KNOWN
+    from mezzotint import model_list
     from mezzotint.render import table
 
-    rows = [
-        {
-            "name": name, "what": known.title, "parameters": known.parameters, "noise": known.facts.noise,
-            "trained_canvas": known.trained_canvas, "license": known.license,
-            "on_disk": None if (path := known.on_disk()) is None else str(path),
-        }
-        for name, known in KNOWN.items()
-    ]  # fmt: skip
+    if families and paths:
+        raise BadInput("--families lists what can be read; leave the paths out")
+    rows = model_list.families() if families else model_list.models(paths or [])
     if json_output:
         print(json.dumps(rows, ensure_ascii=False))
         return
     width = None if sys.stdout.isatty() else 10_000  # on a pipe a row is a line
-    Console(highlight=False, width=width).print(table([_model_row(row) for row in rows]))
+    shown = rows if families else [model_list.shown(row) for row in rows]
+    Console(highlight=False, width=width).print(table(shown))
+    if not families:
+        print(model_list.room(), file=sys.stderr)
 
 
-def _model_row(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "name": row["name"], "what": row["what"], "parameters": f"{row['parameters'] / 1e6:.1f} M", "noise": row["noise"],
-        "canvas": "trained" if row["trained_canvas"] else "not trained", "licence": row["license"],
-        "on disk": "yes" if row["on_disk"] else f"no: mezzotint pull {row['name']}",
-    }  # fmt: skip
+@app.command()
+@reporting
+def card(
+    model: Annotated[str, typer.Argument(help="default, a folder, or a .gguf file.")] = "default",
+    adapter: AdapterFolder = None,
+    json_output: Json = False,
+) -> None:
+    """What a checkpoint is: sizes, noise, canvas, control tokens, checksum, licence. Markdown, or JSON."""
+    import mezzotint as mz
+
+    found = mz.load(model, adapter)
+    print(
+        json.dumps(found.to_json(), ensure_ascii=False) if json_output else found.card(),
+        end="\n" if json_output else "",
+    )
+
+
+@app.command()
+@reporting
+def convert(
+    model: Annotated[str, typer.Argument(help="default, a folder, or a .gguf file.")],
+    out: Annotated[str, typer.Argument(help="What to write; it must not exist.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="folder (ours), stock (the AR twin, for transformers and others) or gguf; else as OUT ends."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16, bfloat16; gguf also q8_0 and q4_1. As the weights are stored if left out."
+        ),
+    ] = None,
+    adapter: AdapterFolder = None,
+) -> None:
+    """Write a checkpoint in another layout: folders of Hugging Face's, the AR twin by itself, a GGUF file."""
+    import mezzotint as mz
+    from mezzotint.checkpoints.convert import convert as write
+
+    for what in write(mz.load(model, adapter), out, layout, dtype):
+        _note(f"left out: {what}")
+    print(out)
 
 
 @app.command()
