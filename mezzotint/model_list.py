@@ -27,7 +27,7 @@ def models(paths: Sequence[str]) -> list[dict[str, Any]]:
 
     fits: None where the system does not say how much memory is free. Raises as `load` does.
     """
-    rows = []
+    rows = list[dict[str, Any]]()
     for name, known in KNOWN.items():
         on_disk = known.on_disk()
         rows.append({

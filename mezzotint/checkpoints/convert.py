@@ -18,6 +18,7 @@ import torch
 from mezzotint.checkpoints import gguf_out
 from mezzotint.checkpoints.load import Checkpoint, Facts
 from mezzotint.checkpoints.weights import Slot
+from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 
 LAYOUTS = ("folder", "stock", "gguf")
@@ -75,7 +76,7 @@ def ar_twin(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
         )
     left = [f"trained canvas ({facts.noise} noise)"] if facts.trained_canvas else []
     plain = replace(config, canvas_role=False)
-    stored: object = checkpoint.stored
+    stored = checkpoint.stored
     adapter = checkpoint.new_adapter()
     if adapter is not None and adapter.config.gate == "all":
         denoiser = checkpoint.denoiser()
@@ -89,23 +90,20 @@ def ar_twin(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
         stored = _clean(stored, plain)
     if isinstance(stored, dict):
         stored = _only(stored, checkpoint, plain)
-    control = {"control": facts.control, "control_ids": facts.control_ids, "mask_id": facts.mask_id}
-    twin = replace(
-        checkpoint, config=plain, facts=Facts(family.name, **control), adapter=None, sha256=None,  # type: ignore[arg-type]
-        _file=stored,
-    )  # fmt: skip
+    told = Facts(family.name, control=facts.control, control_ids=facts.control_ids, mask_id=facts.mask_id)
+    twin = replace(checkpoint, config=plain, facts=told, adapter=None, sha256=None, _file=stored)
     return twin, left
 
 
-def _only(slots: dict[str, Slot], checkpoint: Checkpoint, plain: object) -> dict[str, Slot]:
+def _only(slots: dict[str, Slot], checkpoint: Checkpoint, plain: ModelConfig) -> dict[str, Slot]:
     """The tensors that the plain network has."""
-    names = checkpoint.family.entries(plain)  # type: ignore[arg-type]
+    names = checkpoint.family.entries(plain)
     return {name: slot for name, slot in slots.items() if name in names}
 
 
-def _clean(denoiser: Denoiser, plain: object) -> Denoiser:
+def _clean(denoiser: Denoiser, plain: ModelConfig) -> Denoiser:
     """A copy of a network in memory without what only canvases meet."""
-    other = Denoiser(plain, denoiser.shift, denoiser.reader)  # type: ignore[arg-type]
+    other = Denoiser(plain, denoiser.shift, denoiser.reader)
     own = denoiser.slots()
     other.load((name, own[name]) for name in other.slots())
     return other
