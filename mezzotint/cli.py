@@ -678,6 +678,9 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 64,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    rival: Annotated[
+        list[str] | None, typer.Option(help="openai:NAME or mercury:NAME, for the playground's race; repeatable.")
+    ] = None,
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -689,9 +692,12 @@ def serve(
     lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
     if lacking:
         raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
+    from mezzotint.engine.remote import Remote
     from mezzotint.server.keeper import inherited, keep
     from mezzotint.server.settings import Settings
 
+    for one in rival or []:
+        Remote.of(one)
     if api_keys == "-":
         raise BadInput(
             "keys are read from a file, so that a server that is started again finds them; standard input is none"
@@ -709,6 +715,7 @@ def serve(
         queue=queue,
         max_tokens=max_tokens,
         deadline=deadline,
+        rivals=tuple(rival or ()),
     )
 
     link = inherited()

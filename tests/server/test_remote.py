@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 
+import httpx
 import live
 import pytest
 import typer.testing
@@ -355,6 +356,38 @@ def test_keys_are_in_no_log(caplog):
         of(server).generate([mz.Request("Hi")])
         fails(of(server))
     assert KEY not in caplog.text
+
+
+# -- the race ------------------------------------------------------------------------------------------------------------
+
+
+def test_rivals_of_the_race(base, own, engine, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{base}/v1")
+    monkeypatch.setenv("MERCURY_BASE_URL", f"{base}/v1")
+    with live.running(engine, rivals=("openai:tiny", "mercury:tiny", "openai:gone"), name="other") as (racing, _):
+        assert httpx.get(f"{racing}/playground/info").json()["rivals"] == ["openai:tiny", "mercury:tiny", "openai:gone"]
+
+        def race(rival):
+            body = {"rival": rival, "prompt": "Mia has", "max_tokens": 12}
+            answer = httpx.post(f"{racing}/playground/rival", json=body, timeout=60)
+            return answer, [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
+
+        answer, events = race("openai:tiny")
+        assert (
+            "".join(e.get("text", "") for e in events) == own.generate([mz.Request("Mia has", max_tokens=12)])[0].text
+        )
+        assert (
+            events[-1]["done"] == "length"
+            and events[-1]["tokens"] == 12
+            and events[-1]["calls"]
+            and answer.text.endswith("]\n\n")
+        )
+        _, events = race("mercury:tiny")
+        assert any(e.get("cells") for e in events[:-1]) and events[-1]["tokens"] == 12
+        assert "no model 'gone'" in race("openai:gone")[1][-1]["error"]["message"]
+        assert race("openai:secret")[0].status_code == 404
+    code, _, said = call("serve", "--model", "tiny", "--rival", "openai:")
+    assert code == 2 and "openai:MODEL" in said
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------
