@@ -189,9 +189,11 @@ class _Reading:
         assert ahead is not None, "nothing was read"
         return ahead[:, None]
 
+    def _replace(self, logits: Logits) -> Prediction:
+        return Prediction(logits, self._cache.lengths[:, None], logits.new_empty(len(logits), 1, 0))
+
     def __iter__(self) -> Iterator[Tensor]:
-        logits = self.logits
-        return iter((logits, self._cache.lengths[:, None], logits.new_empty(len(logits), 1, 0)))
+        return iter(self._replace(self.logits))
 
 
 class RowDenoiser:
@@ -290,7 +292,11 @@ class RowDenoiser:
         want: Tensor | None = None, condition: Conditions | None = None, feedback: Tensor | None = None, logits: bool = True,
     ) -> Prediction:  # fmt: skip
         """`Denoiser.forward`. Raises ValueError for a visibility under which what is kept is not seen by all."""
-        assert condition is None and logits, "for training and for callers without a cache of lanes"
+        assert condition is None, "for training and for callers without a cache of lanes"
+        if not logits:  # states alone, of a text that nobody goes on with: a pass of its own
+            assert cache is None and feedback is None
+            found: Prediction = cast(Denoiser, self.network)(tokens, places, visible, None, want, logits=False)
+            return found
         if len(visible.rules) > 1:
             raise ValueError(f"visibility {visible.name!r} hides part of what is kept; lanes show all of it")
         alone = cache is None

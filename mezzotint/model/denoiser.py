@@ -24,7 +24,7 @@ from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.lanes import Ragged, Said, Segment
-from mezzotint.model.layers import PLAIN, Block, rotary_tables
+from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
 from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
         self.config, self.shift, self.reader = config, shift, reader
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = embedding_table(config.vocab_size, config.width)
         if config.variant is None:
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
             self.norm: nn.Module = nn.RMSNorm(config.width, eps=config.norm_eps)
@@ -71,13 +71,14 @@ class Denoiser(nn.Module):
         if variant is not None:
             self.self_conditioning = SelfConditioning(config) if variant.self_conditioning else None
             if variant.learned_positions:
-                self.position_embedding = nn.Embedding(config.max_length, config.width)
+                self.position_embedding = embedding_table(config.max_length, config.width)
             if variant.layer_scalars:
                 self.layer_scalars = nn.Parameter(torch.ones(config.num_layers, 2))
         self.cos: Tensor
         self.sin: Tensor
         self.rotary: list[Tensor] = []  # of a variant: frequencies of each kind of layer
-        self.make_rotary()
+        if self.embedding.weight.device.type != "meta":
+            self.make_rotary()
         self.adapter: Adapter | None = None
 
     def make_rotary(self, device: torch.device | str | None = None) -> None:

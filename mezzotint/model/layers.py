@@ -67,6 +67,13 @@ class Terms(NamedTuple):
 PLAIN = Terms()
 
 
+def embedding_table(count: int, width: int) -> nn.Embedding:
+    """On the meta device no numbers are drawn: that would load torch's compiler, a second and more of every command."""
+    if torch.get_default_device().type != "meta":
+        return nn.Embedding(count, width)
+    return nn.Embedding(count, width, _weight=torch.empty(count, width))
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

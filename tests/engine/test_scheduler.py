@@ -2,6 +2,7 @@
 
 import gc
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from mezzotint.model.condition import Condition
 from mezzotint.model.config import Conditioning
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.lanes import Segment
+from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.trace import Frame
 
 ASK = mz.Request("Mia has", raw=True, max_tokens=20, seed=3)
@@ -33,6 +35,11 @@ KINDS = {
     "edits": replace(ASK, decode="diffusion", policy="editing", temperature=0.7, seed=8),
     "guided": replace(ASK, decode="diffusion", guidance=2.0),
     "two blocks": replace(ASK, decode="diffusion", blocks_in_flight=2, max_tokens=50),
+    "format": replace(ASK, decode="diffusion", format=mz.Regex("[a-z]+( [a-z]+){2}[.]")),
+    "format, verified": replace(ASK, format=mz.JsonSchema({"enum": ["red", "blue"]})),
+    "penalties": replace(ASK, decode="ar", tilt=Tilt(frequency=0.8)),
+    "worth": replace(ASK, decode="ar", logprobs="final", top_logprobs=2),
+    "in time": replace(ASK, decode="diffusion", deadline=time.monotonic() + 3600),
     "long prompt": replace(ASK, prompt="Mia has a red ball and Tom has a blue kite. " * 8, decode="diffusion"),
 }
 
@@ -98,6 +105,20 @@ def test_every_kind_together_writes_what_it_writes_alone(engine):
     run(scheduler)
     assert {name: stream.text() for name, stream in got.items()} == want
     assert isinstance(left.events()[-1], Cancelled) and used_up(scheduler)
+
+
+def test_without_lanes_rows_take_turns(engine):
+    turns = mz.Engine(engine.checkpoint)
+    turns.denoiser.__class__ = type("Laneless", (Denoiser,), {"lanes": False})
+    some = [replace(ASK, decode="ar", seed=n, temperature=1.0, max_tokens=8 + 40 * (n == 0)) for n in range(5)]
+    want = [alone(engine, request) for request in some]
+    scheduler = Scheduler(turns)
+    got = [Collected(scheduler, request) for request in some]
+    for _ in range(30):
+        scheduler.tick()
+    assert 1 <= len(scheduler.rows) <= 2 and not got[0].stream._items.empty()  # the long one is not waited for
+    run(scheduler)
+    assert [stream.text() for stream in got] == want and used_up(scheduler)
 
 
 @pytest.mark.parametrize("way", ["prefix", "adaln"])
