@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 import typer.core
 
+from mezzotint.checkpoints.names import is_remote
+
 if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.constraint.formats import Format
     from mezzotint.engine.conversation import Conversation
     from mezzotint.engine.engine import Engine
+    from mezzotint.engine.remote import Remote
     from mezzotint.engine.request import Request
     from mezzotint.sampler.decoding import Decoding
     from mezzotint.sampler.trace import Trace
@@ -40,6 +43,9 @@ TWICE = 2.0  # seconds in which a second Ctrl-C ends a chat
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="default, a folder, or a .gguf file.")]
+AnyModel = Annotated[
+    str, typer.Option("--model", "-m", help="default, a folder, a .gguf file, openai:NAME or mercury:NAME.")
+]
 AdapterFolder = Annotated[
     str | None, typer.Option("--adapter", help="A folder that `mezzotint adapt`, finetune or peft has written.")
 ]
@@ -196,7 +202,7 @@ def _raw_if_untaught(request: Request, engine: Engine) -> Request:
 @reporting
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")] = "",
-    model: ModelName = "default",
+    model: AnyModel = "default",
     adapter: AdapterFolder = None,
     decode: Annotated[
         str | None,
@@ -251,7 +257,7 @@ def generate(
     draft_text = read_text(draft_file) if draft_file else ""
     condition = None if class_label is None else Condition(class_label=class_label)
     text = argument_text(prompt, "the prompt") if prompt or condition is None else ""
-    chooses = decode == "auto"
+    chooses, said = decode == "auto", decode
     plain = condition is None and guidance == 1
     if chooses or decode is None:
         decode = "verified" if plain and not (chooses and (policy or quality)) else "diffusion"
@@ -261,6 +267,19 @@ def generate(
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance, format=_format(json_schema, regex),
     )  # fmt: skip
+    if is_remote(model):
+        options = {
+            "--adapter": adapter,
+            "--trace": trace_file,
+            "--explain": explain,
+            "--threads": threads,
+            "--lock": lock,
+        }
+        more = {"decode": said, "quality": quality, "policy": policy}
+        _ask_remote(
+            model, replace(request, decode="verified", policy="threshold"), options, more, json_output, show_summary
+        )
+        return
     engine, load_seconds = _load(model, adapter, compute, threads)
     request = _raw_if_untaught(request, engine)
     if explain or chooses:
@@ -282,6 +301,21 @@ def generate(
         }, ensure_ascii=False))  # fmt: skip
     if show_summary:
         print(line, file=sys.stderr)
+
+
+def _ask_remote(
+    model: str, request: Request, options: Mapping[str, Any], more: Mapping[str, Any], json_output: bool, show_summary: bool
+) -> None:  # fmt: skip
+    from mezzotint import remote_command
+    from mezzotint.sampler.trace import Trace
+
+    remote = remote_command.opened(model, options, more, shows=sys.stdout.isatty() and not json_output)
+    answer = Answer(Trace())
+    ended = remote_command.run(remote, request, answer, quiet=json_output)
+    if json_output:
+        print(remote_command.told(remote, ended.usage, ended.reason, answer.seconds, answer.text))
+    if show_summary:
+        print(remote_command.summary(remote, ended.usage, answer.seconds), file=sys.stderr)
 
 
 def _planned(engine: Engine, request: Request, chooses: bool, explain: bool) -> Request:
@@ -338,14 +372,21 @@ class Answer:
     seconds: float = 0.0
 
 
-def _run(engine: Engine, request: Request, quiet: bool = False, answer: Answer | None = None) -> Answer:
+def _run(engine: Engine | Remote, request: Request, quiet: bool = False, answer: Answer | None = None) -> Answer:
     """Decode and show: in place on a terminal, committed text on a pipe, nothing when quiet. Fills `answer` as it goes."""
     from rich.console import Console
 
+    from mezzotint.engine.remote import Remote
     from mezzotint.engine.request import Finished, Text
     from mezzotint.render import Painter
     from mezzotint.sampler.trace import Frame, Trace
 
+    if isinstance(engine, Remote):
+        from mezzotint import remote_command
+
+        answer = answer or Answer(Trace())
+        remote_command.run(engine, request, answer, quiet)
+        return answer
     answer = answer or Answer(Trace(engine.header(request)))
     began = time.perf_counter()
     decode = engine.tokenizer.decode
@@ -380,9 +421,11 @@ def _run(engine: Engine, request: Request, quiet: bool = False, answer: Answer |
 @app.command(cls=NamesInHelp)
 @reporting
 def chat(
-    model: ModelName = "default",
+    model: AnyModel = "default",
     adapter: AdapterFolder = None,
-    decode: Decode = "verified",
+    decode: Annotated[
+        str | None, typer.Option(help="ar, verified (default; the same text, drafts checked) or diffusion.")
+    ] = None,
     policy: Policy = None,
     quality: Quality = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
@@ -398,15 +441,24 @@ def chat(
     from mezzotint.engine.request import Request
 
     settings = Request(
-        "-", decode=decode, max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
-        policy=_policy(decode, policy, quality),
+        "-", decode=decode or "verified", max_tokens=max_tokens, temperature=temperature, seed=seed,  # type: ignore[arg-type]  # checked by Request
+        policy=_policy(decode or "verified", policy, quality),
     )  # fmt: skip
-    engine, _ = _load(model, adapter)
-    if engine.tokenizer.chat_template is None:
-        raise BadInput(f"{engine.checkpoint.name} has no chat template to chat by; mezzotint generate continues text")
-    if decode == "diffusion":
-        _warn_untrained(engine)
-    talk = Conversation(engine, settings, system)
+    if is_remote(model):
+        from mezzotint import remote_command
+
+        more = {"decode": decode, "quality": quality, "policy": policy}
+        remote = remote_command.opened(model, {"--adapter": adapter}, more, shows=sys.stdout.isatty())
+        talk = Conversation(remote, replace(settings, decode="verified", policy="threshold"), system)
+    else:
+        engine, _ = _load(model, adapter)
+        if engine.tokenizer.chat_template is None:
+            raise BadInput(
+                f"{engine.checkpoint.name} has no chat template to chat by; mezzotint generate continues text"
+            )
+        if decode == "diffusion":
+            _warn_untrained(engine)
+        talk = Conversation(engine, settings, system)
     stopped = float("-inf")
     while True:
         try:
@@ -444,6 +496,7 @@ def _next_line() -> str | None:
 
 def _turn(talk: Conversation, text: str) -> None:
     """Answer one message. What was answered before an interruption stays part of the conversation."""
+    from mezzotint.engine.remote import RemoteError
     from mezzotint.sampler.trace import Trace
 
     try:
@@ -460,7 +513,7 @@ def _turn(talk: Conversation, text: str) -> None:
         finally:
             if answer.text:
                 talk.answered(text, answer.text)
-    except ValueError as error:
+    except (ValueError, RemoteError) as error:
         if not sys.stdin.isatty():
             raise
         print(f"mezzotint: {_sentence(error)}", file=sys.stderr)  # at a prompt, the next message may be better
@@ -557,7 +610,7 @@ def infill(
     text: Annotated[
         str, typer.Argument(help="Text with holes: [[ ]], or [[7]] for 7 tokens; - reads standard input.")
     ] = "-",
-    model: ModelName = "default",
+    model: AnyModel = "default",
     adapter: AdapterFolder = None,
     policy: Policy = None,
     quality: Quality = None,
@@ -575,6 +628,13 @@ def infill(
     from mezzotint.render import filled
 
     source = argument_text(text, "the text")
+    if is_remote(model):
+        from mezzotint import remote_command
+
+        more = {"quality": quality, "policy": policy, "seed": seed or (0 if model.startswith("openai:") else None)}
+        remote = remote_command.opened(model, {"--adapter": adapter, "--trace": trace_file}, more)
+        remote_command.infill(remote, source, temperature or None, json_output, show_summary)
+        return
     split_holes(source)
     find_length = search(max_length)
     chosen = _policy("diffusion", policy, quality)
@@ -622,6 +682,9 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 64,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    rival: Annotated[
+        list[str] | None, typer.Option(help="openai:NAME or mercury:NAME, for the playground's race; repeatable.")
+    ] = None,
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -633,9 +696,12 @@ def serve(
     lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
     if lacking:
         raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
+    from mezzotint.engine.remote import Remote
     from mezzotint.server.keeper import inherited, keep
     from mezzotint.server.settings import Settings
 
+    for one in rival or []:
+        Remote.of(one)
     if api_keys == "-":
         raise BadInput(
             "keys are read from a file, so that a server that is started again finds them; standard input is none"
@@ -653,6 +719,7 @@ def serve(
         queue=queue,
         max_tokens=max_tokens,
         deadline=deadline,
+        rivals=tuple(rival or ()),
     )
 
     link = inherited()
@@ -896,34 +963,75 @@ def pull(
 
 @app.command()
 @reporting
-def models(json_output: Json = False) -> None:
-    """The checkpoints that have a name. Nothing is fetched; folders and .gguf files need no name."""
+def models(
+    paths: Annotated[list[str] | None, typer.Argument(help="Folders and .gguf files to list as well.")] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="What else can be read: families, and how each was verified.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """The checkpoints that have a name, and what fits this machine. Nothing is fetched, and no weights are read."""
     from rich.console import Console
 
-    from mezzotint.checkpoints.load import KNOWN
+    from mezzotint import model_list
     from mezzotint.render import table
 
-    rows = [
-        {
-            "name": name, "what": known.title, "parameters": known.parameters, "noise": known.facts.noise,
-            "trained_canvas": known.trained_canvas, "license": known.license,
-            "on_disk": None if (path := known.on_disk()) is None else str(path),
-        }
-        for name, known in KNOWN.items()
-    ]  # fmt: skip
+    if families and paths:
+        raise BadInput("--families lists what can be read; leave the paths out")
+    rows = model_list.families() if families else model_list.models(paths or [])
     if json_output:
         print(json.dumps(rows, ensure_ascii=False))
         return
     width = None if sys.stdout.isatty() else 10_000  # on a pipe a row is a line
-    Console(highlight=False, width=width).print(table([_model_row(row) for row in rows]))
+    shown = rows if families else [model_list.shown(row) for row in rows]
+    Console(highlight=False, width=width).print(table(shown))
+    if not families:
+        print(model_list.room(), file=sys.stderr)
 
 
-def _model_row(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "name": row["name"], "what": row["what"], "parameters": f"{row['parameters'] / 1e6:.1f} M", "noise": row["noise"],
-        "canvas": "trained" if row["trained_canvas"] else "not trained", "licence": row["license"],
-        "on disk": "yes" if row["on_disk"] else f"no: mezzotint pull {row['name']}",
-    }  # fmt: skip
+@app.command()
+@reporting
+def card(
+    model: Annotated[str, typer.Argument(help="default, a folder, or a .gguf file.")] = "default",
+    adapter: AdapterFolder = None,
+    json_output: Json = False,
+) -> None:
+    """What a checkpoint is: sizes, noise, canvas, control tokens, checksum, licence. Markdown, or JSON."""
+    import mezzotint as mz
+
+    found = mz.load(model, adapter)
+    print(
+        json.dumps(found.to_json(), ensure_ascii=False) if json_output else found.card(),
+        end="\n" if json_output else "",
+    )
+
+
+@app.command()
+@reporting
+def convert(
+    model: Annotated[str, typer.Argument(help="default, a folder, or a .gguf file.")],
+    out: Annotated[str, typer.Argument(help="What to write; it must not exist.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="folder (ours), stock (the AR twin, for transformers and others) or gguf; else as OUT ends."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16, bfloat16; gguf also q8_0 and q4_1. As the weights are stored if left out."
+        ),
+    ] = None,
+    adapter: AdapterFolder = None,
+) -> None:
+    """Write a checkpoint in another layout: folders of Hugging Face's, the AR twin by itself, a GGUF file."""
+    import mezzotint as mz
+    from mezzotint.checkpoints.convert import convert as write
+
+    for what in write(mz.load(model, adapter), out, layout, dtype):
+        _note(f"left out: {what}")
+    print(out)
 
 
 @app.command()
@@ -1190,7 +1298,7 @@ def evaluate(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Judge the reference answers: is the harness right?")
     ] = False,
-    model: ModelName = "default",
+    model: AnyModel = "default",
     adapter: AdapterFolder = None,
     endpoint: Annotated[
         str | None, typer.Option(help="Ask --model at an OpenAI-compatible URL instead; key: MEZZOTINT_EVAL_KEY.")
@@ -1273,6 +1381,12 @@ def evaluate(
 
         if endpoint is not None:
             return Endpoint(endpoint, model, command.api_key(), decode, temperature, seed, batch)
+        if is_remote(model):
+            from mezzotint import remote_command
+
+            remote = remote_command.opened(model, {"--adapter": adapter, "--given-length": given_length}, {})
+            seeded = None if remote.provider == "mercury" else seed
+            return Endpoint(remote.url, remote.model, remote.key, decode, temperature, seeded, batch)
         from mezzotint.engine.request import Request
 
         settings = Request(

@@ -6,8 +6,10 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,37 @@ def checks() -> list[Check]:
     results.append(
         Check("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)")
     )
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if (memory := installed_memory()) is not None:
         results.append(Check("memory", memory > 2e9, f"{memory / 1e9:.1f} GB (2 GB is needed)"))
     results += _weights()
     return results
+
+
+def installed_memory() -> int | None:
+    """Bytes; None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_memory() -> int | None:
+    """Bytes that a new process could take: what the kernel counts as available, within the container's own limit.
+
+    None where nothing says.
+    """
+    found = []
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        cached = 0  # file pages count as used, and are given back
+        for line in (group / "memory.stat").read_text().splitlines():
+            cached += int(line.split()[1]) if line.startswith("inactive_file ") else 0
+        found.append(limit - used + cached)
+    return max(0, min(found)) if found else installed_memory()
 
 
 def _weights() -> list[Check]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +16,18 @@ from urllib.parse import urlsplit
 LONGEST_LINE = 1 << 24  # bytes
 
 
+LONGEST_REFUSAL = 1 << 16  # bytes of it that are read
+REFUSAL_TAKES = 5.0  # seconds that reading it may take
+
+
 class Refused(Exception):
-    """The server answered with another status than 200, or not in HTTP."""
+    """The server answered with another status than 200 (0: not in HTTP, or the answer broke off). body: its beginning."""
+
+    def __init__(
+        self, message: str, status: int = 0, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers, self.body = status, dict(headers or {}), body
 
 
 class Client:
@@ -40,23 +50,31 @@ class Client:
         self._head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def post(self, path: str, body: Any) -> AsyncGenerator[str]:
+    def post(self, path: str, body: Any) -> AsyncGenerator[str]:
         """Lines of the answer as they arrive. Raises Refused, OSError."""
-        data = json.dumps(body).encode()
-        head = f"POST {self._path.rstrip('/')}{path} HTTP/1.1\r\n{self._head}content-length: {len(data)}\r\n\r\n"
+        return self._ask("POST", path, json.dumps(body).encode())
+
+    def get(self, path: str) -> AsyncGenerator[str]:
+        """As `post`, without a body."""
+        return self._ask("GET", path, b"")
+
+    async def _ask(self, method: str, path: str, data: bytes) -> AsyncGenerator[str]:
+        head = f"{method} {self._path.rstrip('/')}{path} HTTP/1.1\r\n{self._head}content-length: {len(data)}\r\n\r\n"
         reader, writer = self._free.pop() if self._free else await self._connect()
         whole = False
         try:
             writer.write(head.encode() + data)
             status, headers = await _head(reader)
             if status != 200:
-                raise Refused(f"status {status}")
+                raise Refused(f"status {status}", status, headers, await _beginning(reader, headers))
             async with aclosing(_pieces(reader, headers)) as pieces:
                 held = b""
                 async for piece in pieces:
                     *lines, held = (held + piece).split(b"\n")
                     for line in lines:
                         yield line.decode("utf-8", "replace").rstrip("\r")
+                if held:
+                    yield held.decode("utf-8", "replace")
             whole = headers.get("connection", "").lower() != "close"
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise Refused("the answer broke off") from error
@@ -92,7 +110,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncGenerator[bytes]:
     """The body as it arrives, whatever says where it ends."""
     if "chunked" in headers.get("transfer-encoding", "").lower():
-        while size := int((await reader.readline()).split(b";")[0] or b"0", 16):
+        while size := await _size(reader):
             yield await reader.readexactly(size)
             await reader.readexactly(2)
         while (await reader.readline()).strip():
@@ -102,5 +120,30 @@ async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> Asyn
     while left and (piece := await reader.read(min(left, 65536) if left > 0 else 65536)):
         left -= len(piece) if left > 0 else 0
         yield piece
+    if left > 0:
+        raise asyncio.IncompleteReadError(b"", left)
     if left < 0:
         headers["connection"] = "close"
+
+
+async def _size(reader: asyncio.StreamReader) -> int:
+    """Bytes of the next chunk. Raises IncompleteReadError at the stream's end, which has no business here; Refused."""
+    line = await reader.readline()
+    if not line.endswith(b"\n"):
+        raise asyncio.IncompleteReadError(line, None)
+    try:
+        return int(line.split(b";")[0], 16)
+    except ValueError:
+        raise Refused(f"a chunk's size is {line[:20]!r}") from None
+
+
+async def _beginning(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    """What a refusal says, as far as it comes."""
+    body = b""
+    with suppress(OSError, Refused, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(REFUSAL_TAKES), aclosing(_pieces(reader, headers)) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) >= LONGEST_REFUSAL:
+                    break
+    return body[:LONGEST_REFUSAL]

@@ -53,6 +53,32 @@ def whole_file(path: str | Path, like: Path | None = None) -> Iterator[BinaryIO]
 
 
 @contextmanager
+def whole_path(path: str | Path) -> Iterator[Path]:
+    """A place for a file that somebody else's code opens and writes. It appears at `path` only when the block ends well.
+
+    Raises FileExistsError when something is there, OSError as `whole_file` does.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, f"{path} exists; choose another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            part.unlink(missing_ok=True)
+            raise full_disk(path) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill. It appears at `path` only when the block ends well; otherwise nothing is left.
 

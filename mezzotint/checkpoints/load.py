@@ -31,6 +31,7 @@ from mezzotint.checkpoints.family import Family
 from mezzotint.checkpoints.files import whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
 from mezzotint.checkpoints.keys import Keys
+from mezzotint.checkpoints.names import is_remote
 from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import Slot, read_json, read_slots, refuse_pickle, save_tensors
@@ -266,10 +267,11 @@ class Checkpoint:
             return Absorbing(self.facts.mask_id, size)
         return Hybrid(self.facts.mask_id, [i for i in support if i != self.facts.mask_id], size, share)
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, ours: bool = True) -> Path:
         """Write a folder that `load` and transformers read: config.json, model.safetensors, tokenizer, card.
 
-        It appears only when it is complete. Raises FileExistsError when something is there, OSError (a full disk).
+        ours: with our facts; without them it is a folder of its family like any other. It appears only when it is complete.
+        Raises FileExistsError when something is there, OSError (a full disk).
         """
         folder = Path(folder)
         with whole_folder(folder) as part:
@@ -281,7 +283,12 @@ class Checkpoint:
             table = family.to_json(self.config) | {"dtype": str(dtype).removeprefix("torch.")}
             if self.tokenizer.eos_ids:
                 table["eos_token_id"] = self.tokenizer.eos_ids[0]
-            table["mezzotint"] = self.declared()
+            if ours:
+                table["mezzotint"] = self.declared()
+            else:
+                table |= self._ends()
+                with whole_file(part / "generation_config.json") as file:
+                    file.write(json.dumps(self._ends(), indent=2).encode())
             with whole_file(part / "config.json") as file:
                 file.write(json.dumps(table, indent=2).encode())
             with whole_file(part / "README.md") as file:
@@ -295,21 +302,44 @@ class Checkpoint:
                 save_adapter(part / ADAPTER, adapter, base, self.facts.to_json(), self.facts.control_ids, made)
         return folder
 
+    def _ends(self) -> dict[str, Any]:
+        """Ids with which transformers begins, ends and fills texts; its own defaults are another tokenizer's."""
+        ids = self.tokenizer.eos_ids
+        named = {"bos_token_id": self.tokenizer.bos, "pad_token_id": self.tokenizer.pad}
+        found = {key: None if name is None else self.tokenizer.id(name) for key, name in named.items()}
+        return found | {"eos_token_id": ids[0] if len(ids) == 1 else list(ids) or None}
+
     def _written_as(self) -> Family:
         """The family whose layout `save` writes. Raises ValueError for one that can only be read."""
         if self.family.to_json is None:
             raise ValueError(f"checkpoints of the family {self.family.name} can be read, but not written")
         return self.family
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in the weights, an adapter's not counted."""
+        return sum(_product(shape) for shape in shapes(self.config).values())
+
     def declared(self) -> dict[str, Any]:
         """The `mezzotint` table of config.json: facts, and sizes that Hugging Face's keys have no word for."""
         ours = self.facts.to_json() | ({"canvas_role": True} if self.config.canvas_role else {})
         return ours | ({"condition": asdict(told)} if (told := self.config.condition) else {})
 
+    def to_json(self) -> dict[str, Any]:
+        """The card for programs: sizes, facts, where it lies, checksum, licence."""
+        adapter = None
+        if self.adapter is not None:
+            adapter = {"folder": str(self.adapter.folder), "rank": self.adapter.rank, "gate": self.adapter.gate}
+        return {
+            "name": self.name, "family": self.family.name, "parameters": self.parameters, "config": asdict(self.config),
+            "facts": self.facts.to_json() | {"control_ids": dict(self.facts.control_ids)}, "adapter": adapter,
+            "source": str(self.source), "sha256": self.sha256, "license": self.license,
+        }  # fmt: skip
+
     def card(self) -> str:
         """What it is, in Markdown."""
         c, f = self.config, self.facts
-        count = sum(_product(shape) for shape in shapes(c).values())
+        count = self.parameters
         rows = {
             "family": self.family.name,
             "parameters": f"{count / 1e6:.1f} million" if count >= 1e5 else str(count),
@@ -429,6 +459,10 @@ def _load(name_or_path: str | Path) -> Checkpoint:
                 path, "file type", "name the folder that holds it, with config.json and tokenizer.json beside it"
             )
         raise CheckpointError(path, "file type", "expected a .gguf file or a folder with config.json")
+    if is_remote(text):
+        raise ValueError(
+            f"{text} lies on a server: its weights are not here, and this needs them; generate, chat, infill and eval take it"
+        )
     near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")

@@ -295,6 +295,11 @@ class Tokenizer:
             raise ValueError(f"no token is named {name!r}; special tokens: {', '.join(self.specials)}")
         return self._ids[name]
 
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """tokenizer.json as it was read. Not to be changed."""
+        return self._spec
+
     # -- conversations -------------------------------------------------------------------------------------------------
 
     def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from mezzotint.engine.engine import Engine
+from mezzotint.engine.remote import Remote
 from mezzotint.engine.request import Request
 
 
@@ -16,7 +17,7 @@ from mezzotint.engine.request import Request
 class Conversation:
     """settings: a Request whose prompt is left out of account. turns: (what the user said, what was answered)."""
 
-    engine: Engine
+    engine: Engine | Remote
     settings: Request
     system: str = ""
     turns: list[tuple[str, str]] = field(default_factory=list)
@@ -30,8 +31,10 @@ class Conversation:
     def ask(self, text: str) -> tuple[Request, int]:
         """The request for the next answer, and how many of the oldest turns were dropped to make it fit.
 
-        A message that does not fit alone is left for the engine to refuse.
+        A message that does not fit alone is left for the engine to refuse, and so is all that a remote model is told.
         """
+        if isinstance(self.engine, Remote):
+            return replace(self.settings, prompt=self.messages(text)), 0
         room = self.engine.checkpoint.config.max_length - self.settings.max_tokens
         kept = self.turns
         while self.turns and len(self.engine.tokenizer.chat(self.messages(text))) > room:

@@ -147,6 +147,19 @@ class Denoiser(nn.Module):
         return self
 
     @torch.no_grad()
+    def add_pairs(self, adapter: Adapter) -> Denoiser:
+        """The low-rank pairs of an adapter for networks of these sizes become part of the weights."""
+        for block, pairs in zip(self.blocks, adapter.layers, strict=True):
+            assert isinstance(block, Block) and isinstance(pairs, LayerPairs)
+            linears = {
+                "qkv": block.attention.qkv, "out": block.attention.out, "gate_up": block.mlp.gate_up,
+                "down": block.mlp.down,
+            }  # fmt: skip
+            for name, product in pairs.products().items():
+                linears[name].weight += product
+        return self
+
+    @torch.no_grad()
     def merged(self) -> Denoiser:
         """A copy without adapter whose weights hold it: ungated pairs for good, gated ones for canvas passes only.
 
@@ -166,14 +179,7 @@ class Denoiser(nn.Module):
         for name, slot in other.slots().items():
             if name in own:
                 slot.copy_(own[name])
-        for block, pairs in zip(other.blocks, adapter.layers, strict=True):
-            assert isinstance(block, Block) and isinstance(pairs, LayerPairs)
-            linears = {
-                "qkv": block.attention.qkv, "out": block.attention.out, "gate_up": block.mlp.gate_up,
-                "down": block.mlp.down,
-            }  # fmt: skip
-            for name, product in pairs.products().items():
-                linears[name].weight += product
+        other.add_pairs(adapter)
         if other.canvas_role is not None and adapter.role is not None:
             other.canvas_role.add_(adapter.role)
         if adapter.control_in is not None and adapter.control_out is not None:

@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, playground, responses, tokens
+from mezzotint.server import codes, decisions, fim, playground, responses, rivals, tokens
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
@@ -53,7 +53,7 @@ def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     )  # fmt: skip
     _errors(app, service.metrics)
     _text_routes(app, service)
-    for part in (fim, codes, responses, decisions, tokens):
+    for part in (fim, codes, responses, decisions, tokens, rivals):
         part.add(app, service)
     _other_routes(app, service)
     playground.add(app, service, preview)

@@ -129,6 +129,7 @@ def add(app: FastAPI, service: Service, preview: Preview) -> None:
                 for p in named.values()
             ],
             "preview": preview.origin(request.headers.get("host", "")), "most": service.settings.max_tokens,
+            "rivals": list(service.settings.rivals),
         }  # fmt: skip
 
     @app.post("/playground/run", include_in_schema=False)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
+import live
 import pytest
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -92,3 +93,19 @@ def test_panels_fit_narrow_screens(page):
         page.click(f"role=tab[name='{name}']")
         page.wait_for_selector("[role=tabpanel]:visible :is(h2, textarea, .cm-content)")
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, name
+
+
+def test_a_race_against_a_remote_model(browser, base, engine, monkeypatch):
+    monkeypatch.setenv("MERCURY_BASE_URL", f"{base}/v1")
+    with live.running(engine, rivals=("mercury:tiny",), name="other") as (racing, _):
+        page = browser.new_page()
+        page.goto(f"{racing}/playground/")
+        page.click("role=tab[name='Race']")
+        page.select_option("#race-rival", "mercury:tiny")
+        page.click("[aria-label=Race] button.main")
+        page.wait_for_selector("text=times as many tokens a second", timeout=60000)
+        clean(page)
+        assert "mercury:tiny wrote" in page.inner_text("[role=status]:visible")
+        if told := os.environ.get("MEZZOTINT_PICTURES"):
+            page.screenshot(path=f"{told}/race-remote.png")
+        page.close()

@@ -1,4 +1,5 @@
-// Race: the same weights, the same prompt, decoded left to right and by diffusion. One after the other, so that neither slows the other.
+// Race: the same weights, the same prompt, decoded left to right and by diffusion; or this model and one on another server.
+// One after the other, so that neither slows the other.
 
 import { html, useState } from "./vendor/preact.js";
 import { Cells, Meter, Problem, useRun } from "./cells.js";
@@ -19,12 +20,15 @@ export function Race({ info, calm }) {
   const [prompt, setPrompt] = useState(info.chat ? "Explain why the sky is blue." : "Mia has a red ball. She");
   const [first, startFirst, stopFirst] = useRun(), [second, startSecond, stopSecond] = useRun();
   const [running, setRunning] = useState(false);
+  const [rival, setRival] = useState("");
+  const lanes = rival ? [other, rival] : ["left to right", other];
   const go = async () => {
     setRunning(true);
     const body = { ...request(knobs), ...(info.chat ? { messages: [{ role: "user", content: prompt }] } : { prompt }) };
     const { quality, policy, ...plain } = body;
-    const made = await startFirst({ ...plain, decode: "ar" });
-    if (!made.stopped) await startSecond({ ...body, decode: other });
+    const made = await startFirst(rival ? { ...body, decode: other } : { ...plain, decode: "ar" });
+    const { max_tokens, temperature } = plain;
+    if (!made.stopped) await startSecond(rival ? { rival, prompt, max_tokens, temperature } : { ...body, decode: other });
     setRunning(false);
   };
   const stop = () => (stopFirst(), stopSecond());
@@ -34,9 +38,11 @@ export function Race({ info, calm }) {
     <label for="race-prompt"><b>Prompt for both</b></label>
     <textarea id="race-prompt" rows="2" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && stop()}></textarea>
     <div class="row">${running ? html`<button type="button" class="stop" onClick=${stop}>Stop</button>` : html`<button type="button" class="main" disabled=${!prompt.trim()} onClick=${go}>Race</button>`}
-      <span class="note">The same weights twice, one run after the other, so that neither slows the other.</span></div>
-    <div class="half"><${Lane} title="left to right" now=${first} calm=${calm} most=${knobs.max_tokens} /><${Lane} title=${other} now=${second} calm=${calm} most=${knobs.max_tokens} /></div>
-    ${both && html`<p role="status" class="card"><b>${other} wrote ${(rate(second) / rate(first)).toFixed(2)} times as many tokens a second</b>, in ${second.calls} calls against ${first.calls}.
+      <span class="note">${rival ? "This model, then the other: its seconds hold the way there and its queue." : "The same weights twice, one run after the other, so that neither slows the other."}</span></div>
+    ${info.rivals.length > 0 && html`<div class="row"><label for="race-rival">Against</label>
+      <select id="race-rival" value=${rival} disabled=${running} onInput=${(event) => setRival(event.target.value)}><option value="">itself, left to right</option>${info.rivals.map((name) => html`<option>${name}</option>`)}</select></div>`}
+    <div class="half"><${Lane} title=${lanes[0]} now=${first} calm=${calm} most=${knobs.max_tokens} /><${Lane} title=${lanes[1]} now=${second} calm=${calm} most=${knobs.max_tokens} /></div>
+    ${both && html`<p role="status" class="card"><b>${lanes[1]} wrote ${(rate(second) / rate(first)).toFixed(2)} times as many tokens a second</b>${second.calls > 0 && `, in ${second.calls} calls against ${first.calls}`}.
       ${first.text === second.text ? " The texts are the same, letter for letter." : " The texts differ: speed alone says nothing of which is better."}</p>`}
   </section><aside aria-label="Settings of the race"><${Knobs} info=${info} knobs=${{ ...knobs, decode: other }} set=${setKnobs} prefix="race" without=${["decode"]} /></aside></div>`;
 }
