@@ -1,0 +1,170 @@
+"""An editor as a server sees it: JSON-RPC over the pipes of a process, answers and notifications kept."""
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+WAIT = 60
+ABLE = {
+    "workspace": {"applyEdit": True, "workspaceEdit": {"documentChanges": True}},
+    "window": {"workDoneProgress": True},
+    "textDocument": {"codeAction": {"disabledSupport": True, "codeActionLiteralSupport": {"codeActionKind": {"valueSet": []}}}},
+}  # fmt: skip
+
+
+class Failed(Exception):
+    def __init__(self, error):
+        super().__init__(error["message"])
+        self.code, self.error = error["code"], error
+
+
+class Editor:
+    """answers: {method: params -> result} for what the server asks; each document's text is kept and edited."""
+
+    def __init__(self, *options, model="tiny", able=ABLE, settings=None, encodings=None, command=None):
+        self.process = subprocess.Popen(
+            command or [sys.executable, "-m", "mezzotint", "lsp", "-m", model, "--compute", "float32", *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.results, self.notes, self.asked = {}, [], []
+        self.number, self.texts, self.versions = 0, {}, {}
+        self.answers = {"workspace/applyEdit": self.apply, "window/workDoneProgress/create": lambda params: None}
+        self.changed = threading.Condition()
+        self.errors = queue.Queue()
+        threading.Thread(target=self.listen, daemon=True).start()
+        threading.Thread(target=lambda: self.errors.put(self.process.stderr.read()), daemon=True).start()
+        general = {"general": {"positionEncodings": encodings}} if encodings else {}
+        told = {"processId": None, "rootUri": None, "capabilities": able | general, "initializationOptions": settings}
+        self.server = self.ask("initialize", told)
+        self.tell("initialized", {})
+
+    def send(self, message):
+        data = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self.raw(b"Content-Length: %d\r\n\r\n" % len(data) + data)
+
+    def raw(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def listen(self):
+        pipe = self.process.stdout
+        while header := pipe.readline():
+            length = int(header.split(b":")[1])
+            while pipe.readline().strip():
+                pass
+            message = json.loads(pipe.read(length))
+            if "method" in message and "id" in message:
+                self.asked.append(message)
+                result = self.answers[message["method"]](message["params"])
+                with contextlib.suppress(OSError):
+                    self.send({"id": message["id"], "result": result})
+                continue
+            with self.changed:
+                if "method" in message:
+                    self.notes.append(message)
+                else:
+                    self.results[message["id"]] = message
+                self.changed.notify_all()
+
+    def begin(self, method, params):
+        self.number += 1
+        self.send({"id": self.number, "method": method, "params": params})
+        return self.number
+
+    def end(self, number):
+        with self.changed:
+            assert self.changed.wait_for(lambda: number in self.results, WAIT), f"no answer to {number}"
+            message = self.results.pop(number)
+        if "error" in message:
+            raise Failed(message["error"])
+        return message["result"]
+
+    def ask(self, method, params):
+        return self.end(self.begin(method, params))
+
+    def tell(self, method, params):
+        self.send({"method": method, "params": params})
+
+    def told(self, method, since=0):
+        return [note["params"] for note in self.notes[since:] if note["method"] == method]
+
+    def wait(self, method, fits=lambda params: True, since=0):
+        with self.changed:
+            assert self.changed.wait_for(lambda: any(map(fits, self.told(method, since))), WAIT), f"no {method}"
+            return [params for params in self.told(method, since) if fits(params)][-1]
+
+    # -- documents
+
+    def open(self, uri, text):
+        self.texts[uri], self.versions[uri] = text, 1
+        item = {"uri": uri, "languageId": "plaintext", "version": 1, "text": text}
+        self.tell("textDocument/didOpen", {"textDocument": item})
+
+    def change(self, uri, start, end, text):
+        """Positions are UTF-16."""
+        self.versions[uri] += 1
+        place = {"start": {"line": start[0], "character": start[1]}, "end": {"line": end[0], "character": end[1]}}
+        self.edit(uri, [{"range": place, "newText": text}])
+        told = {"textDocument": {"uri": uri, "version": self.versions[uri]}, "contentChanges": [{"range": place, "text": text}]}
+        self.tell("textDocument/didChange", told)
+
+    def edit(self, uri, edits):
+        """By another road than the server's: UTF-16 code units throughout."""
+        data = self.texts[uri].encode("utf-16-le")
+        lines, at = [0], 0
+        while (at := data.find("\n".encode("utf-16-le"), at)) >= 0:
+            at += 2
+            if at % 2 == 0:
+                lines.append(at)
+        spots = lambda place: lines[place["line"]] + 2 * place["character"]  # noqa: E731
+        for edit in sorted(edits, key=lambda edit: -spots(edit["range"]["start"])):
+            start, end = spots(edit["range"]["start"]), spots(edit["range"]["end"])
+            data = data[:start] + edit["newText"].encode("utf-16-le") + data[end:]
+        self.texts[uri] = data.decode("utf-16-le")
+
+    def apply(self, params):
+        for change in params["edit"]["documentChanges"]:
+            uri = change["textDocument"]["uri"]
+            if change["textDocument"]["version"] != self.versions[uri]:
+                return {"applied": False, "failureReason": "stale"}
+            before = self.texts[uri]
+            self.edit(uri, change["edits"])
+            self.versions[uri] += 1
+            assert before != self.texts[uri]
+            named = {"uri": uri, "version": self.versions[uri]}
+            self.tell("textDocument/didChange", {"textDocument": named, "contentChanges": [{"text": self.texts[uri]}]})
+        return {"applied": True}
+
+    def complete(self, uri, line, character, kind=1):
+        return {
+            "textDocument": {"uri": uri}, "position": {"line": line, "character": character},
+            "context": {"triggerKind": kind},
+        }  # fmt: skip
+
+    def run(self, name, **told):
+        return self.ask("workspace/executeCommand", {"command": f"mezzotint.{name}", "arguments": [told]})
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.ask("shutdown", None)
+            self.tell("exit", None)
+        try:
+            self.process.wait(WAIT)
+        finally:
+            self.process.kill()
+        return self.process.returncode, self.errors.get(timeout=WAIT).decode()
+
+
+def span(a, b, c, d):
+    return {"start": {"line": a, "character": b}, "end": {"line": c, "character": d}}
+
+
+def until(true, seconds=WAIT):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
