@@ -689,7 +689,8 @@ def lsp(
         raise BadInput("the language server needs pygls; install it with pip install 'mezzotint[lsp]'")
     from mezzotint.live.lsp import serve as run
 
-    run(lambda: _load(model, adapter, compute, threads)[0], tcp, presets, menu)
+    if not run(lambda: _load(model, adapter, compute, threads)[0], tcp, presets, menu):
+        raise typer.Exit(FAILED)  # as the protocol has it: the editor left without a shutdown
 
 
 @app.command(cls=NamesInHelp)

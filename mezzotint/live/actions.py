@@ -3,6 +3,8 @@
 Fix grammar and spelling                      a preset that needs no value
 Rewrite for an audience: children             one whose value the settings name
 Whatever you say ...                          one whose value the editor asks for, where it can (`prompts`)
+
+The server answers before torch is there, so what needs it is imported by the functions that work on the engine.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.edit.ask import Ask, Report
 from mezzotint.edit.checks import problems
-from mezzotint.edit.doubt import Doubt, doubt
-from mezzotint.edit.editor import Where, edit
 from mezzotint.edit.hunks import Edit, Hunk
 from mezzotint.edit.locks import Span
 from mezzotint.edit.presets import Preset
-from mezzotint.engine.engine import Engine
 from mezzotint.live.document import Document, History, Recent
+
+if TYPE_CHECKING:
+    from mezzotint.engine.engine import Engine
 
 MOST = 50_000  # characters of a selection
 DOUBTED = 20_000  # characters that are asked about at once
@@ -118,6 +120,8 @@ def edited(
     engine: Engine, text: str, preset: Preset, values: Mapping[str, str], report: Report
 ) -> tuple[Edit, list[str]]:
     """The edit that a preset makes of a text, and what its checks find. Raises ValueError."""
+    from mezzotint.edit.editor import Where, edit
+
     done = edit(engine, text, preset.ask(values), Where(keep_layout=preset.keep_layout), report=report)
     return done, problems(done, preset.checks, values)
 
@@ -191,6 +195,8 @@ def instruction(hunks: Sequence[tuple[Recent, str]]) -> str:
 
 def next_edit(engine: Engine, document: str, place: Next, report: Report) -> Edit:
     """The model's edit of that place, as an edit of its window. Raises ValueError."""
+    from mezzotint.edit.editor import Where, edit
+
     start, end = place.window
     free = place.free[0] - start, place.free[1] - start
     locks = [span for span in ((0, free[0]), (free[1], end - start)) if span[0] < span[1]]
@@ -203,6 +209,8 @@ def next_edit(engine: Engine, document: str, place: Next, report: Report) -> Edi
 
 def doubts(engine: Engine, text: str, report: Report) -> list[tuple[Span, float]]:
     """Words that the model doubts, and p of the least likely token of each. Raises ValueError."""
-    found: Doubt = doubt(engine, text, report=report)
+    from mezzotint.edit.doubt import doubt
+
+    found = doubt(engine, text, report=report)
     chances = found.characters()
     return [((a, b), min(p for p in chances[a:b] if p is not None)) for a, b in found.words()]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -26,7 +26,7 @@ from mezzotint.edit.ask import Report, silent
 from mezzotint.edit.infill import Blanks, blanks_of, fit
 from mezzotint.edit.repair import can_repair
 from mezzotint.engine.engine import Engine
-from mezzotint.live.document import plain
+from mezzotint.live.document import Place
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import POLICIES
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified, pad
@@ -34,16 +34,8 @@ from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verifi
 LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases, and of the cuts
 TOGETHER = 2  # lengths that are filled
 LEFT, RIGHT = 512, 96  # tokens read of the text on either side
-BEFORE, AFTER = 4000, 1000  # characters looked at
 FITTED = 16  # tokens on the right that say where to cut
 DRAFTED = 8  # tokens checked a call
-
-
-class Place(NamedTuple):
-    """The text on both sides of a cursor, as much of it as is read, with line feeds as line ends."""
-
-    left: str
-    right: str
 
 
 @dataclass(frozen=True)
@@ -54,18 +46,6 @@ class Suggestion:
     confidence: float
     way: str
     calls: int
-
-
-def around(text: str, offset: int, before: int = BEFORE, after: int = AFTER) -> Place:
-    """The place at an offset; what is cut off of a long text is cut at the ends of lines, if one is near."""
-    first, last = max(0, offset - before), min(len(text), offset + after)
-    if first:
-        line = text.find("\n", first, offset)
-        first = line + 1 if 0 <= line < offset - before // 2 else first
-    if last < len(text):
-        line = text.rfind("\n", offset, last)
-        last = line + 1 if line >= offset + after // 2 else last
-    return Place(plain(text[first:offset]), plain(text[offset:last]))
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import regex
 
 ENCODINGS = {"utf-8": 1, "utf-16": 2, "utf-32": 4}  # bytes a unit
+BEFORE, AFTER = 4000, 1000  # characters around a cursor that are looked at
 _BREAK = regex.compile(r"\r\n|\r|\n")
 
 
@@ -129,6 +130,25 @@ def whole(text: str) -> str:
 def plain(text: str) -> str:
     """Line ends as models write them."""
     return _BREAK.sub("\n", text)
+
+
+class Place(NamedTuple):
+    """The text on both sides of a cursor, as much of it as is read, with line feeds as line ends."""
+
+    left: str
+    right: str
+
+
+def around(text: str, offset: int, before: int = BEFORE, after: int = AFTER) -> Place:
+    """The place at an offset; what is cut off of a long text is cut at the ends of lines, if one is near."""
+    first, last = max(0, offset - before), min(len(text), offset + after)
+    if first:
+        line = text.find("\n", first, offset)
+        first = line + 1 if 0 <= line < offset - before // 2 else first
+    if last < len(text):
+        line = text.rfind("\n", offset, last)
+        last = line + 1 if line >= offset + after // 2 else last
+    return Place(plain(text[first:offset]), plain(text[offset:last]))
 
 
 @dataclass

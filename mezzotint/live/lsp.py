@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcInvalidParams
@@ -30,11 +30,13 @@ from pygls.protocol.language_server import lsp_method
 
 import mezzotint
 from mezzotint.edit.presets import Preset, presets
-from mezzotint.engine.engine import Engine
 from mezzotint.live import actions
-from mezzotint.live.complete import Completer, Suggestion, around
-from mezzotint.live.document import Change, Document, History, Position
+from mezzotint.live.document import Change, Document, History, Position, around
 from mezzotint.live.work import Progress, Superseded, Work
+
+if TYPE_CHECKING:
+    from mezzotint.engine.engine import Engine
+    from mezzotint.live.complete import Completer, Suggestion
 
 T = TypeVar("T")
 KIND = "refactor.rewrite.mezzotint"
@@ -84,28 +86,31 @@ class Live:
         self.suggested: dict[str, tuple[int, str]] = {}
         self.doubted = set[str]()
         self.told = set[str]()
+        self.leaving = False
         self._completer: Completer | None = None
         self._tasks = set[asyncio.Task[None]]()
         self._register(menu)
 
     def _register(self, menu: bool) -> None:
         feature = self.server.feature
-        feature(types.INITIALIZE)(self.initialize)
-        feature(types.INITIALIZED)(self.initialized)
-        feature(types.SHUTDOWN)(self.shutdown)
-        feature(types.TEXT_DOCUMENT_DID_OPEN)(self.opened)
-        feature(types.TEXT_DOCUMENT_DID_CHANGE)(self.changed)
-        feature(types.TEXT_DOCUMENT_DID_CLOSE)(self.closed)
-        feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())(self.inline)
+        feature(types.INITIALIZE)(_free(self.initialize))
+        feature(types.INITIALIZED)(_free(self.initialized))
+        feature(types.SHUTDOWN)(_free(self.shutdown))
+        feature(types.TEXT_DOCUMENT_DID_OPEN)(_free(self.opened))
+        feature(types.TEXT_DOCUMENT_DID_CHANGE)(_free(self.changed))
+        feature(types.TEXT_DOCUMENT_DID_CLOSE)(_free(self.closed))
+        feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())(_free(self.inline))
         if menu:
-            feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions())(self.menu)
+            feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions())(_free(self.menu))
         kinds = [KIND, DOUBT]
-        feature(types.TEXT_DOCUMENT_CODE_ACTION, types.CodeActionOptions(code_action_kinds=kinds))(self.code_actions)
+        feature(types.TEXT_DOCUMENT_CODE_ACTION, types.CodeActionOptions(code_action_kinds=kinds))(
+            _free(self.code_actions)
+        )
         for name, command in (
             ("edit", self.edit), ("instruct", self.instruct), ("nextEdit", self.next_edit), ("doubt", self.doubt),
             ("clearDoubt", self.clear_doubt),
         ):  # fmt: skip
-            self.server.command(f"mezzotint.{name}")(command)
+            self.server.command(f"mezzotint.{name}")(_free(command))
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -128,6 +133,7 @@ class Live:
         task.add_done_callback(self._tasks.discard)
 
     def shutdown(self, params: Any = None) -> None:
+        self.leaving = True
         self.work.stop()
 
     def _once(self, message: str) -> None:
@@ -205,6 +211,8 @@ class Live:
             place, draft = around(document.text, offset), self._rest(document, offset)
 
             def complete(engine: Engine, report: Any) -> Suggestion | None:
+                from mezzotint.live.complete import Completer
+
                 if self._completer is None or self._completer.engine is not engine:
                     self._completer = Completer(engine)
                 return self._completer.complete(place, draft=draft, one_line=one_line, report=report)
@@ -484,6 +492,17 @@ class Live:
         return bool(found)
 
 
+def _free(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """As a function: pygls writes on what it is given, and a method takes no notes."""
+    if not asyncio.iscoroutinefunction(method):
+        return lambda params: method(params)
+
+    async def handler(params: Any) -> Any:
+        return await method(params)
+
+    return handler
+
+
 _NOWHERE = {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 0}}
 
 
@@ -531,8 +550,8 @@ def address(told: str) -> tuple[str, int]:
 
 def serve(
     load: Callable[[], Engine], tcp: str | None = None, presets_file: str | Path | None = None, menu: bool = False
-) -> None:
-    """Serve one editor on standard input and output, or the first that connects at `tcp`, until it leaves.
+) -> bool:
+    """Serve one editor on standard input and output, or the first that connects at `tcp`; -> did it take its leave?
 
     Raises ValueError for an address or presets that cannot be, OSError where nothing can listen.
     """
@@ -543,10 +562,12 @@ def serve(
     out, sys.stdout = sys.stdout, sys.stderr  # nothing but messages may go there
     try:
         if where is None:
-            live.server.start_io(stdout=out.buffer)
+            own = os.fdopen(os.dup(out.fileno()), "wb")  # pygls closes it
+            live.server.start_io(stdout=own)
         else:
             print(f"listening on {where[0]}:{where[1]}", file=sys.stderr, flush=True)
             live.server.start_tcp(*where)
     finally:
         sys.stdout = out
         live.work.stop()
+    return live.leaving

@@ -11,10 +11,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mezzotint.edit.ask import Report
-from mezzotint.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from mezzotint.engine.engine import Engine
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]

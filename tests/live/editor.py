@@ -2,11 +2,11 @@
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
 import threading
-import time
 
 WAIT = 60
 ABLE = {
@@ -23,20 +23,35 @@ class Failed(Exception):
 
 
 class Editor:
-    """answers: {method: params -> result} for what the server asks; each document's text is kept and edited."""
+    """answers: {method: params -> result} for what the server asks; each document's text is kept and edited.
 
-    def __init__(self, *options, model="tiny", able=ABLE, settings=None, encodings=None, command=None):
-        self.process = subprocess.Popen(
-            command or [sys.executable, "-m", "mezzotint", "lsp", "-m", model, "--compute", "float32", *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    load: the server runs in this process, on this engine; else it is a process of its own.
+    """
+
+    def __init__(self, *options, able=ABLE, settings=None, encodings=None, load=None, menu=False):
+        self.errors, self.process = queue.Queue(), None
+        if load is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mezzotint", "lsp", "-m", "tiny", "--compute", "float32", *options],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            self.out, self.into = self.process.stdout, self.process.stdin
+            threading.Thread(target=lambda: self.errors.put(self.process.stderr.read()), daemon=True).start()
+        else:
+            from mezzotint.edit.presets import presets
+            from mezzotint.live.lsp import Live
+
+            (theirs, ours), (mine, yours) = os.pipe(), os.pipe()
+            self.into, self.out = os.fdopen(ours, "wb"), os.fdopen(mine, "rb")
+            self.live = Live(load, presets(), menu)
+            streams = os.fdopen(theirs, "rb"), os.fdopen(yours, "wb")
+            self.thread = threading.Thread(target=self.live.server.start_io, args=streams, daemon=True)
+            self.thread.start()
         self.results, self.notes, self.asked = {}, [], []
         self.number, self.texts, self.versions = 0, {}, {}
         self.answers = {"workspace/applyEdit": self.apply, "window/workDoneProgress/create": lambda params: None}
-        self.changed = threading.Condition()
-        self.errors = queue.Queue()
+        self.changed, self.gone = threading.Condition(), False
         threading.Thread(target=self.listen, daemon=True).start()
-        threading.Thread(target=lambda: self.errors.put(self.process.stderr.read()), daemon=True).start()
         general = {"general": {"positionEncodings": encodings}} if encodings else {}
         told = {"processId": None, "rootUri": None, "capabilities": able | general, "initializationOptions": settings}
         self.server = self.ask("initialize", told)
@@ -47,11 +62,11 @@ class Editor:
         self.raw(b"Content-Length: %d\r\n\r\n" % len(data) + data)
 
     def raw(self, data):
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
+        self.into.write(data)
+        self.into.flush()
 
     def listen(self):
-        pipe = self.process.stdout
+        pipe = self.out
         while header := pipe.readline():
             length = int(header.split(b":")[1])
             while pipe.readline().strip():
@@ -70,6 +85,10 @@ class Editor:
                     self.results[message["id"]] = message
                 self.changed.notify_all()
 
+        with self.changed:
+            self.gone = True
+            self.changed.notify_all()
+
     def begin(self, method, params):
         self.number += 1
         self.send({"id": self.number, "method": method, "params": params})
@@ -77,7 +96,8 @@ class Editor:
 
     def end(self, number):
         with self.changed:
-            assert self.changed.wait_for(lambda: number in self.results, WAIT), f"no answer to {number}"
+            self.changed.wait_for(lambda: number in self.results or self.gone, WAIT)
+            assert number in self.results, f"no answer to {number}: {self.gone and self.errors.get(timeout=9).decode()}"
             message = self.results.pop(number)
         if "error" in message:
             raise Failed(message["error"])
@@ -109,7 +129,10 @@ class Editor:
         self.versions[uri] += 1
         place = {"start": {"line": start[0], "character": start[1]}, "end": {"line": end[0], "character": end[1]}}
         self.edit(uri, [{"range": place, "newText": text}])
-        told = {"textDocument": {"uri": uri, "version": self.versions[uri]}, "contentChanges": [{"range": place, "text": text}]}
+        told = {
+            "textDocument": {"uri": uri, "version": self.versions[uri]},
+            "contentChanges": [{"range": place, "text": text}],
+        }
         self.tell("textDocument/didChange", told)
 
     def edit(self, uri, edits):
@@ -148,10 +171,15 @@ class Editor:
     def run(self, name, **told):
         return self.ask("workspace/executeCommand", {"command": f"mezzotint.{name}", "arguments": [told]})
 
-    def close(self):
-        with contextlib.suppress(OSError):
+    def close(self, politely=True):
+        """-> the exit code and what went to stderr, of a process."""
+        if politely:
             self.ask("shutdown", None)
+        with contextlib.suppress(OSError):
             self.tell("exit", None)
+        if self.process is None:
+            self.thread.join(WAIT)
+            return None
         try:
             self.process.wait(WAIT)
         finally:
@@ -161,10 +189,3 @@ class Editor:
 
 def span(a, b, c, d):
     return {"start": {"line": a, "character": b}, "end": {"line": c, "character": d}}
-
-
-def until(true, seconds=WAIT):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
