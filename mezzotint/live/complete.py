@@ -14,6 +14,7 @@ Warm start: what is left of the suggestion before this one is the draft of eithe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -31,9 +32,10 @@ from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import POLICIES
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified, pad
 
-LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases, and of the cuts
+LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases; the last is the most that is written
 TOGETHER = 2  # lengths that are filled
 LEFT, RIGHT = 512, 96  # tokens read of the text on either side
+CUTS = 12  # of a line that was written left to right, tried in one call
 FITTED = 16  # tokens on the right that say where to cut
 DRAFTED = 8  # tokens checked a call
 
@@ -171,7 +173,7 @@ class Completer:
             return None  # it went on in the middle of the word before
         if not ids:
             return None
-        ids, sure = self._cut(prompt, ids, place.right, lengths)
+        ids, sure = self._cut(prompt, ids, place.right)
         text = self._text(ids)
         if one_line:
             text = text.partition("\n")[0] if text.lstrip("\n") == text else text
@@ -219,13 +221,13 @@ class Completer:
                 ids.pop()
         return ids, calls
 
-    def _cut(self, prompt: list[int], ids: list[int], right: str, lengths: Sequence[int]) -> tuple[list[int], float]:
+    def _cut(self, prompt: list[int], ids: list[int], right: str) -> tuple[list[int], float]:
         """The beginning of `ids` after which the text on the right stands best, by one call, and how sure it is.
 
         By Bayes' rule, with every length as likely before: p(length | text) grows as p(the right | the rest, length).
         """
         after = self.engine.tokenizer.encode(right)[:FITTED] if right.strip() else []
-        cuts = sorted({*(n for n in lengths if n < len(ids)), len(ids)}) if after else [len(ids)]
+        cuts = [*self._ends(ids)[: CUTS - 1], len(ids)] if after else [len(ids)]
         rows = [[prompt[-1], *ids[:cut], *after] for cut in cuts]
         tokens, counts = pad(rows)
         cache = self._cache.fork([0] * len(rows), capacity=len(prompt) + tokens.shape[1])
@@ -234,3 +236,9 @@ class Completer:
         worth = [float(said[row, cut : cut + len(after)].sum()) for row, cut in enumerate(cuts)]
         best = max(range(len(cuts)), key=lambda row: (worth[row], -cuts[row]))
         return ids[: cuts[best]], math.exp(float(said[best, : cuts[best]].mean()))
+
+    def _ends(self, ids: Sequence[int]) -> list[int]:
+        """Where a word of `ids` ends, their own end left out."""
+        bytes_of = self.engine.tokenizer.token_bytes
+        inside = [bytes_of(a)[-1:].isalnum() and bytes_of(b)[:1].isalnum() for a, b in itertools.pairwise(ids)]
+        return [n for n, within in enumerate(inside, 1) if not within]

@@ -47,7 +47,16 @@ PATIENCE = 5.0  # seconds that an editor may take to accept a progress token
 
 
 class _Protocol(LanguageServerProtocol):
-    """pygls runs a command where a cancelled request does not reach it; here the command is the request."""
+    """What pygls leaves out: a request that cannot be read is answered, and a command ends when its request is cancelled."""
+
+    def structure_message(self, data: dict[str, Any]) -> Any:
+        try:
+            return super().structure_message(data)
+        except JsonRpcException as error:
+            if "id" in data and "method" in data:
+                told = types.ResponseError(error.code, f"{data['method']}: {_sentence(error)}")
+                self._send_response(data["id"], error=told)
+            raise
 
     @lsp_method(types.WORKSPACE_EXECUTE_COMMAND)
     async def lsp_workspace__execute_command(self, params: types.ExecuteCommandParams) -> Any:  # type: ignore[override]
@@ -559,15 +568,16 @@ def serve(
     if not os.environ.get("MEZZOTINT_DEBUG"):
         logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
     live = Live(load, known, menu)
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing but messages may go there
     try:
         if where is None:
-            own = os.fdopen(os.dup(out.fileno()), "wb")  # pygls closes it
-            live.server.start_io(stdout=own)
+            out, sys.stdout = sys.stdout, sys.stderr  # nothing but messages may go there
+            try:
+                live.server.start_io(stdout=os.fdopen(os.dup(out.fileno()), "wb"))  # pygls closes it
+            finally:
+                sys.stdout = out
         else:
             print(f"listening on {where[0]}:{where[1]}", file=sys.stderr, flush=True)
             live.server.start_tcp(*where)
     finally:
-        sys.stdout = out
         live.work.stop()
     return live.leaving

@@ -36,7 +36,7 @@ class Editor:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             self.out, self.into = self.process.stdout, self.process.stdin
-            threading.Thread(target=lambda: self.errors.put(self.process.stderr.read()), daemon=True).start()
+            threading.Thread(target=self.hear, daemon=True).start()
         else:
             from mezzotint.edit.presets import presets
             from mezzotint.live.lsp import Live
@@ -44,18 +44,23 @@ class Editor:
             (theirs, ours), (mine, yours) = os.pipe(), os.pipe()
             self.into, self.out = os.fdopen(ours, "wb"), os.fdopen(mine, "rb")
             self.live = Live(load, presets(), menu)
-            streams = os.fdopen(theirs, "rb"), os.fdopen(yours, "wb")
-            self.thread = threading.Thread(target=self.live.server.start_io, args=streams, daemon=True)
+            self.streams = os.fdopen(theirs, "rb"), os.fdopen(yours, "wb")
+            self.thread = threading.Thread(target=self.live.server.start_io, args=self.streams, daemon=True)
             self.thread.start()
         self.results, self.notes, self.asked = {}, [], []
         self.number, self.texts, self.versions = 0, {}, {}
         self.answers = {"workspace/applyEdit": self.apply, "window/workDoneProgress/create": lambda params: None}
         self.changed, self.gone = threading.Condition(), False
-        threading.Thread(target=self.listen, daemon=True).start()
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
         general = {"general": {"positionEncodings": encodings}} if encodings else {}
         told = {"processId": None, "rootUri": None, "capabilities": able | general, "initializationOptions": settings}
         self.server = self.ask("initialize", told)
         self.tell("initialized", {})
+
+    def hear(self):
+        with self.process.stderr as pipe:
+            self.errors.put(pipe.read())
 
     def send(self, message):
         data = json.dumps({"jsonrpc": "2.0", **message}).encode()
@@ -179,11 +184,18 @@ class Editor:
             self.tell("exit", None)
         if self.process is None:
             self.thread.join(WAIT)
+            for pipe in (self.into, self.out, *self.streams):
+                with contextlib.suppress(OSError):
+                    pipe.close()
             return None
         try:
             self.process.wait(WAIT)
         finally:
             self.process.kill()
+            with contextlib.suppress(OSError):
+                self.into.close()
+            self.listener.join(WAIT)
+            self.out.close()
         return self.process.returncode, self.errors.get(timeout=WAIT).decode()
 
 
