@@ -33,6 +33,7 @@ from mezzotint.sampler.decoding import POLICIES
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified, pad
 
 LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases; the last is the most that is written
+USUAL = 8  # tokens that are missing on average: lengths are as likely as a geometric law of that mean says
 TOGETHER = 2  # lengths that are filled
 LEFT, RIGHT = 512, 96  # tokens read of the text on either side
 CUTS = 12  # of a line that was written left to right, tried in one call
@@ -133,7 +134,9 @@ class Completer:
         if not lengths:
             return None
         looks = blanks.look([[length] for length in lengths], 0, window=8)
-        ranked = sorted(zip(map(fit, looks), lengths, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        ranked = sorted(
+            zip(map(fit, looks), lengths, strict=True), key=lambda pair: (_long(pair[1]) - pair[0], pair[1])
+        )
         rows: list[list[int]] = [[length] for _, length in ranked[:TOGETHER]]
         drafts: list[list[int] | None] = [None] * len(rows)
         warm = self._draft(blanks, draft)
@@ -224,7 +227,7 @@ class Completer:
     def _cut(self, prompt: list[int], ids: list[int], right: str) -> tuple[list[int], float]:
         """The beginning of `ids` after which the text on the right stands best, by one call, and how sure it is.
 
-        By Bayes' rule, with every length as likely before: p(length | text) grows as p(the right | the rest, length).
+        By Bayes' rule: p(length | text) grows as p(length) p(the right | the rest, length).
         """
         after = self.engine.tokenizer.encode(right)[:FITTED] if right.strip() else []
         cuts = [*self._ends(ids)[: CUTS - 1], len(ids)] if after else [len(ids)]
@@ -234,7 +237,7 @@ class Completer:
         laws = self.engine.denoiser.read(tokens, counts, cache, every=True).logits[:, :-1].log_softmax(-1)
         said = laws.gather(-1, tokens[:, 1:, None])[..., 0]
         worth = [float(said[row, cut : cut + len(after)].sum()) for row, cut in enumerate(cuts)]
-        best = max(range(len(cuts)), key=lambda row: (worth[row], -cuts[row]))
+        best = max(range(len(cuts)), key=lambda row: (worth[row] - _long(cuts[row]), -cuts[row]))
         return ids[: cuts[best]], math.exp(float(said[best, : cuts[best]].mean()))
 
     def _ends(self, ids: Sequence[int]) -> list[int]:
@@ -242,3 +245,8 @@ class Completer:
         bytes_of = self.engine.tokenizer.token_bytes
         inside = [bytes_of(a)[-1:].isalnum() and bytes_of(b)[:1].isalnum() for a, b in itertools.pairwise(ids)]
         return [n for n, within in enumerate(inside, 1) if not within]
+
+
+def _long(length: int) -> float:
+    """-log of how likely a length is before anything is read, up to a constant, nats."""
+    return -length * math.log(1 - 1 / USUAL)

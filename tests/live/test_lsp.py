@@ -1,14 +1,20 @@
 """The language server, driven as editors drive it: a process of its own, and in this one for other settings."""
 
+import json
 import re
+import shutil
 import socket
+import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from editor import ABLE, Editor, Failed, span
 
 import mezzotint.live.lsp as lsp
 from mezzotint.edit.presets import presets
+from mezzotint.live.lsp import Live
 
 HORSES = "The blue horses wait in seven garden."
 
@@ -145,7 +151,7 @@ def test_doubt_is_shown_until_the_text_changes(editor):
         a, b = one["range"]["start"], one["range"]["end"]
         assert a["line"] == b["line"]
         words.append(lines[a["line"]][2 * a["character"] : 2 * b["character"]].decode("utf-16-le").strip())
-        assert words[-1] in ("\U0001f600", *editor.texts[uri].split())
+        assert words[-1] in ("\U0001f600", *re.findall(r"\w+", editor.texts[uri]))
         assert re.fullmatch(r"in doubt: p = \S+", one["message"]) and one["severity"] == 3
     editor.change(uri, (0, 0), (0, 0), "x")
     editor.wait("textDocument/publishDiagnostics", lambda told: told["uri"] == uri and not told["diagnostics"], seen)
@@ -238,9 +244,6 @@ def test_addresses():
 
 
 def test_tcp(tiny):
-    import json
-    import threading
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -265,3 +268,17 @@ def test_tcp(tiny):
     line.close()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_the_extension_is_whole():
+    folder = Path(__file__).parents[2] / "editors" / "vscode"
+    package = json.loads((folder / "package.json").read_text())
+    code = (folder / package["main"]).read_text()
+    for command in package["contributes"]["commands"]:
+        assert f'registerCommand("{command["command"]}"' in code
+    for name in package["contributes"]["configuration"]["properties"]:
+        assert f'get("{name.removeprefix("mezzotint.")}")' in code
+    known = set(Live(lambda: None, {}).server.protocol.fm.commands)
+    assert {f"mezzotint.{name}" for name in re.findall(r'run\("(\w+)"', code)} <= known and lsp.INPUT in code
+    if node := shutil.which("node"):
+        subprocess.run([node, "--check", folder / package["main"]], check=True)
