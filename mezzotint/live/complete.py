@@ -38,7 +38,9 @@ TOGETHER = 2  # lengths that are filled
 LEFT, RIGHT = 512, 96  # tokens read of the text on either side
 CUTS = 12  # of a line that was written left to right, tried in one call
 FITTED = 16  # tokens on the right that say where to cut
-DRAFTED = 8  # tokens checked a call
+SPARE = 128  # places of the cache behind the left side
+STRIDE = 128  # tokens by which the start of the left side moves on
+DRAFTED, GUESSED = 8, 3  # tokens checked a call: of a suggestion, of what was said before
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,13 @@ class Completer:
         return made if made is not None and made.text.strip() else None
 
     def _side(self, text: str, most: int, first: bool) -> str:
-        """At most `most` tokens of a text, from its start or its end."""
+        """At most `most` tokens of a text, from its start or its end; of an end that grows, so that its start stays a while."""
         tokenizer = self.engine.tokenizer
         ids = tokenizer.encode(text)
         if len(ids) <= most:
             return text
-        cut = tokenizer.decode(ids[:most] if first else ids[-most:], skip_special=False).strip("\ufffd")
+        over = -(-(len(ids) - most) // STRIDE) * STRIDE if most > 2 * STRIDE else len(ids) - most
+        cut = tokenizer.decode(ids[:most] if first else ids[over:], skip_special=False).strip("\ufffd")
         return text[: len(cut)] if first else text[len(text) - len(cut) :]
 
     def _sides(self, place: Place, room: int) -> Place:
@@ -161,7 +164,7 @@ class Completer:
     def _causal(
         self, place: Place, draft: str, one_line: bool, lengths: Sequence[int], seed: int, report: Report
     ) -> Suggestion | None:
-        most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4))
+        most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4, SPARE - DRAFTED - 2))
         place = self._sides(place, self.engine.denoiser.config.max_length - most - DRAFTED - FITTED - 8)
         spaced = place.left.endswith(" ") and bool(place.left.strip()) and not place.left.endswith(("  ", "\n "))
         prompt = self.engine.tokenizer.encode(place.left[:-1] if spaced else place.left)
@@ -187,9 +190,9 @@ class Completer:
 
     def _hold(self, ids: list[int]) -> None:
         """Have the cache hold exactly these; what it holds already is not read again."""
-        room = self.engine.denoiser.config.max_length
-        if self._cache is None:
-            self._cache = self.engine.denoiser.new_cache(1, room + DRAFTED + 1)
+        if self._cache is None or self._cache.capacity < len(ids) + SPARE:
+            self._read = []
+            self._cache = self.engine.denoiser.new_cache(1, max(LEFT, len(ids)) + SPARE)
         same = next((n for n, (a, b) in enumerate(zip(self._read, ids, strict=False)) if a != b), None)
         same = min(len(self._read), len(ids)) if same is None else same
         self._cache.truncate([same])
@@ -207,7 +210,9 @@ class Completer:
         if drafted := engine.tokenizer.encode(draft):
             drafter = GivenText(drafted, [len(prompt)])
         banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
-        loop = Verified(engine.denoiser, drafter, DRAFTED, stop_ids=engine.stop_ids, banned=banned)
+        loop = Verified(
+            engine.denoiser, drafter, DRAFTED if drafted else GUESSED, stop_ids=engine.stop_ids, banned=banned
+        )
         try:
             for frame in loop.frames([prompt], most, Draws.of(seed), cache=self._cache):
                 calls += frame.calls

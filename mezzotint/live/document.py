@@ -140,11 +140,16 @@ class Place(NamedTuple):
 
 
 def around(text: str, offset: int, before: int = BEFORE, after: int = AFTER) -> Place:
-    """The place at an offset; what is cut off of a long text is cut at the ends of lines, if one is near."""
-    first, last = max(0, offset - before), min(len(text), offset + after)
+    """The place at an offset; what is cut off of a long text is cut at the ends of lines, if one is near.
+
+    The left side begins where it did for an offset a little before, so that what was read of it can be kept.
+    """
+    stride = max(1, before // 4)
+    first = 0 if offset <= before else ((offset - before) // stride + 1) * stride
+    last = min(len(text), offset + after)
     if first:
-        line = text.find("\n", first, offset)
-        first = line + 1 if 0 <= line < offset - before // 2 else first
+        line = text.find("\n", first, min(offset, first + stride))
+        first = line + 1 if line >= 0 else first
     if last < len(text):
         line = text.rfind("\n", offset, last)
         last = line + 1 if line >= offset + after // 2 else last

@@ -80,6 +80,11 @@ def test_what_was_read_is_not_read_again(tiny):
         completer.complete(Place(f"{long}The blue horses", ""))
         assert read[0] < 5  # new on the left; the second of the calls begins the line
         again = completer.complete(Place(f"{long}The blue", ""))
+        longer = long * 5  # more than is read at once
+        completer.complete(Place(f"{longer}The blue", ""))
+        read.clear()
+        completer.complete(Place(f"{longer}The blue horses", ""))
+        assert read[0] < 5
     finally:
         del tiny.denoiser.read
     assert again.text == first.text
