@@ -125,11 +125,10 @@ class Completer:
         most = self.engine.denoiser.config.max_length - self.engine.denoiser.shift - 8  # cutting may add a token
         lengths = [length for length in lengths if length <= most // 4]
         place = self._sides(place, most - lengths[-1])
-        report("reading", 0, 1)
         blanks = blanks_of(self.engine, list(place), [None], POLICIES["threshold"](), seed, lengths[0])
         left = blanks.given[0] or list(self.engine.tokenizer.eos_ids[:1])
         if left and self.engine.denoiser.reader is None:
-            self._hold(left)
+            self._hold(left, report)
             told = {name.name: getattr(blanks, name.name) for name in fields(blanks) if name.init}
             blanks = Behind(**told | {"given": [[], blanks.given[1]]}, held=self._cache)
         blanks.report = report
@@ -171,8 +170,7 @@ class Completer:
         prompt = prompt or list(self.engine.tokenizer.eos_ids[:1])
         if not prompt:
             return None
-        report("reading", 0, 1)
-        self._hold(prompt[:-1])
+        self._hold(prompt[:-1], report)
         ids, calls = self._write(prompt, " " + draft if spaced and draft else draft, one_line, most, seed, report)
         text = self._text(ids)
         if spaced and not text.startswith(" "):
@@ -188,7 +186,7 @@ class Completer:
     def _text(self, ids: Sequence[int]) -> str:
         return self.engine.tokenizer.decode(ids).rstrip("\ufffd")
 
-    def _hold(self, ids: list[int]) -> None:
+    def _hold(self, ids: list[int], report: Report) -> None:
         """Have the cache hold exactly these; what it holds already is not read again."""
         if self._cache is None or self._cache.capacity < len(ids) + SPARE:
             self._read = []
@@ -197,9 +195,11 @@ class Completer:
         same = min(len(self._read), len(ids)) if same is None else same
         self._cache.truncate([same])
         self._read = self._read[:same]
-        if rest := ids[same:]:
-            self.engine.denoiser.read(torch.tensor([rest]), torch.tensor([len(rest)]), self._cache)
-        self._read = list(ids)
+        for first in range(same, len(ids), STRIDE):
+            report("reading", first, len(ids))
+            part = ids[first : first + STRIDE]
+            self.engine.denoiser.read(torch.tensor([part]), torch.tensor([len(part)]), self._cache)
+            self._read = ids[: first + len(part)]
 
     def _write(
         self, prompt: list[int], draft: str, one_line: bool, most: int, seed: int, report: Report
