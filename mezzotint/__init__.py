@@ -15,7 +15,8 @@ _HOME = {
     "Denoiser": "model.denoiser", "Draft": "sampler.canvas", "Draws": "draws", "Edit": "edit.hunks",
     "Engine": "engine.engine", "Hybrid": "noise", "Infilled": "edit.infill", "JsonSchema": "constraint.formats",
     "NoiseProcess": "noise", "Regex": "constraint.formats", "Reply": "engine.request",
-    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise", "Text": "engine.request",
+    "Request": "engine.request", "Sampler": "sampler.loop", "Schedule": "noise",
+    "Scheduler": "engine.scheduler", "Text": "engine.request",
     "ToolCall": "constraint.formats",
     "Trace": "sampler.trace", "Uniform": "noise", "infill": "edit.infill", "load": "checkpoints.load",
     "repair": "edit.repair", "resolve": "edit.editor",
@@ -24,7 +25,7 @@ _HOME = {
 
 __all__ = [  # the checker cannot read sorted(_HOME); a test holds the two equal
     "Absorbing", "Canvas", "Checkpoint", "Decoding", "Denoiser", "Draft", "Draws", "Edit", "Engine", "Hybrid",
-    "Infilled", "JsonSchema", "NoiseProcess", "Regex", "Reply", "Request", "Sampler", "Schedule", "Text", "ToolCall",
+    "Infilled", "JsonSchema", "NoiseProcess", "Regex", "Reply", "Request", "Sampler", "Schedule", "Scheduler", "Text", "ToolCall",
     "Trace", "Uniform", "infill", "load", "repair", "resolve", "revise", "rewrite",
 ]  # fmt: skip
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mezzotint.edit.repair import repair
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Reply, Request, Text
+    from mezzotint.engine.scheduler import Scheduler
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import Absorbing, Hybrid, NoiseProcess, Schedule, Uniform
     from mezzotint.sampler.canvas import Canvas, Draft

@@ -230,7 +230,8 @@ def generate(
         typer.Option(help="TEXT the answer must start with, or N:TEXT from its token N on; repeatable."),
     ] = None,
     json_schema: Annotated[
-        str | None, typer.Option(help="A file with a JSON schema that the answer must satisfy; - reads standard input.")
+        str | None,
+        typer.Option(help="A JSON schema that the answer must satisfy, or a file with one; - reads standard input."),
     ] = None,
     regex: Annotated[str | None, typer.Option(help="A regular expression that the whole answer must match.")] = None,
     raw: Raw = False,
@@ -308,9 +309,12 @@ def _format(json_schema: str | None, regex: str | None) -> Format | None:
     if json_schema is None:
         return None
     try:
-        return JsonSchema(json.loads(read_text(json_schema)))
+        given = json_schema.lstrip().startswith("{")
+        return JsonSchema(json.loads(json_schema if given else read_text(json_schema)))
     except json.JSONDecodeError as error:
-        raise BadInput(f"{json_schema} is not JSON, line {error.lineno}: {error.msg}") from None
+        raise BadInput(
+            f"{'the schema' if given else json_schema} is not JSON, line {error.lineno}: {error.msg}"
+        ) from None
 
 
 def _warn_untrained(engine: Engine, instead: str = "diffusion gives broken text, verified does not") -> None:
@@ -998,7 +1002,7 @@ def bench_serve(
     """Ask a server under load, and say how long answers take. The key is read from OPENAI_API_KEY."""
     import asyncio
 
-    from mezzotint.load import PROMPTS, Load, run, table
+    from mezzotint.load_test import PROMPTS, Load, run, table
 
     limits = {}
     for limit in within or []:

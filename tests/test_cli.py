@@ -167,3 +167,16 @@ def test_a_closed_pipe_is_exit_141_without_noise(base_path):
     errors = child.stderr.read()
     child.stderr.close()
     assert child.wait(timeout=120) == 141 and b"Traceback" not in errors and b"Exception ignored" not in errors
+
+
+def test_generate_follows_formats(tmp_path):
+    """On `tiny`: a regex, a schema as text and as a file; what cannot be is said in a line."""
+    ask = ("generate", "Who won?", "--model", "tiny")
+    assert run(*ask, "--regex", "(Mia|Tom) won[.]")[1].strip() in ("Mia won.", "Tom won.")
+    schema = {"type": "object", "properties": {"name": {"enum": ["Mia", "Tom"]}}, "required": ["name"]}
+    (tmp_path / "s.json").write_text(json.dumps(schema))
+    texts = [run(*ask, "--json-schema", given)[1] for given in (json.dumps(schema), str(tmp_path / "s.json"))]
+    assert texts[0] == texts[1] and json.loads(texts[0])["name"] in ("Mia", "Tom")
+    refused(run(*ask, "--regex", "(Mia"), 2, "unterminated")
+    refused(run(*ask, "--json-schema", '{"not": {}}'), 2, "not supported: not")
+    refused(run(*ask, "--json-schema", "none.json"), 1, "no such file")

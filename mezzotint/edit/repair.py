@@ -5,6 +5,9 @@
 
 Needs weights trained on visible errors (hybrid or uniform noise): a purely masked model never learnt to doubt what it
 sees. Length stays; this is token editing (LLaDA2.1, arXiv 2602.08676) that starts from a text of the user's.
+
+An adapter's weights have a second opinion: the base's own causal law, which never sees the token it judges nor what is right
+of it. The two are multiplied (a product of experts, Hinton 2002), the causal law to the power `causal`.
 """
 
 from __future__ import annotations
@@ -22,13 +25,21 @@ from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.shapes import Tokens, Where
 
+CAUSAL = 0.5  # measured: docs/log.md
+
 
 def doubts(
-    denoiser: Denoiser, tokens: Tokens, valid: Where, banned: Sequence[int], before: Sequence[int] = ()
+    denoiser: Denoiser,
+    tokens: Tokens,
+    valid: Where,
+    banned: Sequence[int],
+    before: Sequence[int] = (),
+    causal: float = 0.0,
 ) -> tuple[Tensor, Tokens, Tensor]:
-    """One call: doubt of each token, the likeliest token, and its probability: `[B, L]` each. valid False: padding.
+    """Doubt of each token, the likeliest token, and its probability: `[B, L]` each. valid False: padding.
 
-    before: ids that every row stands behind; a shifted checkpoint needs one at least.
+    before: ids that every row stands behind; a shifted checkpoint needs one at least, and so does `causal`, the power of
+    the causal law beside the canvas's. One call, two with `causal`.
     """
     rows, length = tokens.shape
     positions = len(before) + torch.arange(length).expand_as(tokens)
@@ -36,6 +47,12 @@ def doubts(
     if before:
         denoiser.read(torch.tensor([before]).expand(rows, -1), torch.full((rows,), len(before)), cache)
     logits = denoiser.denoise(tokens, positions, valid, cache).to(torch.float64)
+    if causal:
+        first = cache.ahead
+        assert first is not None, "nothing was read before"
+        after = denoiser.read(tokens, valid.sum(-1), cache, every=True).logits
+        law = torch.cat((first[:, None], after[:, :-1]), 1).log_softmax(-1)
+        logits = logits.log_softmax(-1) + causal * law
     logits[..., list(banned)] = -torch.inf
     probs = logits.softmax(-1)
     best = probs.max(-1)
@@ -44,7 +61,7 @@ def doubts(
 
 def repair_tokens(
     denoiser: Denoiser, tokens: Tokens, valid: Where, editable: Where, banned: Sequence[int],
-    threshold: float = 0.9, max_steps: int = 8, before: Sequence[int] = (),
+    threshold: float = 0.9, max_steps: int = 8, before: Sequence[int] = (), causal: float = 0.0,
 ) -> tuple[Tokens, Tensor, Tensor]:  # fmt: skip
     """Overwrite until nothing changes: tokens `[B, L]`, confidence of each overwritten place (else nan), calls a row `[B]`.
 
@@ -55,8 +72,8 @@ def repair_tokens(
     calls = torch.zeros(len(tokens), dtype=torch.int64)
     running = torch.ones(len(tokens), dtype=torch.bool)
     for _ in range(max_steps):
-        _, best, p = doubts(denoiser, tokens, valid, banned, before)
-        calls += running
+        _, best, p = doubts(denoiser, tokens, valid, banned, before, causal)
+        calls += running * (2 if causal else 1)
         wants = (best != tokens) & (p > threshold) & editable & valid & running[:, None]
         score = torch.where(wants, p, -1.0)
         left = torch.nn.functional.pad(score, (1, 0), value=-1.0)[:, :-1]
@@ -75,11 +92,19 @@ def can_repair(engine: Engine) -> bool:
     return facts.trained_canvas and facts.noise != "absorbing"
 
 
+def causal_weight(engine: Engine) -> float:
+    """Power of the causal law beside the canvas's: only an adapter's canvas stands beside an AR model as it was trained."""
+    adapter = engine.checkpoint.adapter
+    return CAUSAL if adapter is not None and adapter.gate == "canvas" else 0.0
+
+
 def repair(
-    engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8
-) -> Edit:
+    engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8,
+    causal: float | None = None,
+) -> Edit:  # fmt: skip
     """Repair a text token by token; characters in `locks` (spans `start, end`) stay.
 
+    causal: power of the weights' causal law beside the canvas's; None for what `causal_weight` says.
     Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1.
     """
     if not can_repair(engine):
@@ -94,10 +119,13 @@ def repair(
         raise ValueError(f"the text has {len(source)} tokens; this model reads 1 to {limit} at a time")
     tokens, valid = torch.tensor([source.ids]), torch.ones(1, len(source), dtype=torch.bool)
     banned = sorted(tokenizer.specials.values())
-    before = [start_id(engine)] if engine.denoiser.shift else []
+    causal = causal_weight(engine) if causal is None else causal
+    if causal < 0:
+        raise ValueError(f"causal is {causal}; it must be at least 0")
+    before = [start_id(engine)] if engine.denoiser.shift or causal else []
     with torch.inference_mode():
         fixed, sure, calls = repair_tokens(
-            engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps, before
+            engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps, before, causal
         )
     places = (fixed != tokens)[0].nonzero()[:, 0].tolist()
     changes = [Change(i, i + 1, [int(fixed[0, i])], float(sure[0, i])) for i in places]

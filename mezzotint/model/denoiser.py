@@ -23,7 +23,8 @@ from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fi
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.layers import PLAIN, Block, rotary_tables
+from mezzotint.model.lanes import Ragged, Said, Segment
+from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
 from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
@@ -50,7 +51,7 @@ class Denoiser(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
         self.config, self.shift, self.reader = config, shift, reader
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = embedding_table(config.vocab_size, config.width)
         if config.variant is None:
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
             self.norm: nn.Module = nn.RMSNorm(config.width, eps=config.norm_eps)
@@ -70,13 +71,14 @@ class Denoiser(nn.Module):
         if variant is not None:
             self.self_conditioning = SelfConditioning(config) if variant.self_conditioning else None
             if variant.learned_positions:
-                self.position_embedding = nn.Embedding(config.max_length, config.width)
+                self.position_embedding = embedding_table(config.max_length, config.width)
             if variant.layer_scalars:
                 self.layer_scalars = nn.Parameter(torch.ones(config.num_layers, 2))
         self.cos: Tensor
         self.sin: Tensor
         self.rotary: list[Tensor] = []  # of a variant: frequencies of each kind of layer
-        self.make_rotary()
+        if self.embedding.weight.device.type != "meta":
+            self.make_rotary()
         self.adapter: Adapter | None = None
 
     def make_rotary(self, device: torch.device | str | None = None) -> None:
@@ -226,8 +228,23 @@ class Denoiser(nn.Module):
         hidden = self.norm(x)
         return Prediction(self.speak(hidden, role) if logits else hidden.new_empty(*about.shape, 0), about, hidden)
 
+    @property
+    def lanes(self) -> bool:
+        """Can one pass hold places of many texts (`segment`, `run`)? Not where layers differ in what they see."""
+        return self.config.variant is None and self.reader is None
+
+    def segment(self, capacity: int) -> Segment:
+        weight = self.embedding.weight
+        return Segment(self.config, capacity, weight.dtype, weight.device)
+
+    def run(self, batch: Ragged) -> Said:
+        """One pass over places of many texts (see `lanes.Network`): what `forward` says of each text alone, to rounding."""
+        x = self.states(batch.tokens[None], batch.places, context_causal(), batch, feedback=batch.feedback)
+        hidden = self.norm(x[0, batch.want])
+        return Said(self.speak(hidden, batch.places.role[0, batch.want]), hidden)
+
     def states(
-        self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None = None,
+        self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | Ragged | None = None,
         condition: Conditions | None = None, feedback: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """`forward` up to the last block: `[B, T, D]`, before the final norm."""
@@ -239,8 +256,11 @@ class Denoiser(nn.Module):
         gate = None if adapter is None else adapter.gate(places)
         x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
         if self.config.variant is not None:
+            assert not isinstance(cache, Ragged), "a network of this kind has no lanes"
             return self._variant_states(x, tokens, places, visible, cache, condition, feedback, gate)
-        mask = self._mask(visible, places, cache, 0)
+        mask = (
+            None if isinstance(cache, Ragged) else self._mask(visible, places, cache, 0)
+        )  # each lane knows who sees whom
         if self.canvas_role is not None:
             x = x + (places.role == CANVAS)[:, :, None] * self.canvas_role
         x, modulation = self._told(x, places, condition, cache)
@@ -329,21 +349,22 @@ class Denoiser(nn.Module):
         return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)
 
     def _told(
-        self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | Recorded | None
+        self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | Recorded | Ragged | None
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """x `[B, T, D]` with the condition's prefix in its places, and each block's modulation."""
         if self.conditioner is None:
             return x, [None] * self.config.num_layers
         if condition is None:
             condition = getattr(cache, "conditions", None) or [NULL] * len(x)
-        if len(condition) != len(x):
+        row = cache.row[None] if isinstance(cache, Ragged) else torch.arange(len(x), device=x.device)[:, None]
+        if not isinstance(cache, Ragged) and len(condition) != len(x):
             raise ValueError(f"{len(condition)} conditions for {len(x)} rows; give one a row")
         vectors = self.conditioner.vectors(condition).to(x.dtype)
         if self.conditioner.modulation is not None:
-            return x, self.conditioner.modulations(vectors)
+            return x, [told[:, row, 0] for told in self.conditioner.modulations(vectors)]
         here = (places.role == CLEAN) & (places.position < vectors.shape[1])
-        index = places.position.clamp(max=vectors.shape[1] - 1)[:, :, None].expand_as(x)
-        return torch.where(here[:, :, None], vectors.gather(1, index), x), [None] * self.config.num_layers
+        index = places.position.clamp(max=vectors.shape[1] - 1)
+        return torch.where(here[:, :, None], vectors[row, index], x), [None] * self.config.num_layers
 
     def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
         """Causal pass over clean text, kept in the cache: prefill, commit, verify and AR are all this.

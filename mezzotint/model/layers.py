@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.lanes import Ragged
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -66,6 +67,13 @@ class Terms(NamedTuple):
 PLAIN = Terms()
 
 
+def embedding_table(count: int, width: int) -> nn.Embedding:
+    """On the meta device no numbers are drawn: that would load torch's compiler, a second and more of every command."""
+    if torch.get_default_device().type != "meta":
+        return nn.Embedding(count, width)
+    return nn.Embedding(count, width, _weight=torch.empty(count, width))
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +84,7 @@ class Attention(nn.Module):
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
-        cache: KVCache | Recorded | None, terms: Terms = PLAIN,
+        cache: KVCache | Recorded | Ragged | None, terms: Terms = PLAIN,
     ) -> Tensor:  # fmt: skip
         """x `[B, T, D]`; mask bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask. -> `[B, T, D]`"""
         rows, count, _ = x.shape
@@ -84,6 +92,9 @@ class Attention(nn.Module):
         qkv = terms.qkv(self.qkv(x), x).view(rows, count, -1, self.head_size)
         qk = rotate(qkv[:, :, : self.num_heads + kv_heads], cos, sin)
         q, k, v = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :], qkv[:, :, self.num_heads + kv_heads :]
+        if isinstance(cache, Ragged):
+            mixed = cache.attend(layer, q[0], k[0], v[0]).view(rows, count, -1)
+            return terms.out(self.out(mixed), mixed)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, H]
         if cache is not None:
             k, v = cache.view(layer, k, v)  # [B, K, S, H]
@@ -121,9 +132,9 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
-        cache: KVCache | Recorded | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
+        cache: KVCache | Recorded | Ragged | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """modulation `[6, B, 1, D]`: shift, scale, gate of the attention, then of the MLP (AdaLN); None changes nothing."""
+        """modulation `[6, B, 1 or T, D]`: shift, scale, gate of the attention, then of the MLP (AdaLN); None changes nothing."""
         if modulation is None:
             x = x + self.attention(self.attention_norm(x), cos, sin, mask, layer, cache, terms)
             return x + self.mlp(self.mlp_norm(x), terms)

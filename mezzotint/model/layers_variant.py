@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.lanes import Ragged
 from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
 from mezzotint.model.variant import Experts, Kind, Variant
 
@@ -240,9 +241,10 @@ class VariantBlock(Block):
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
-        cache: KVCache | Recorded | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
+        cache: KVCache | Recorded | Ragged | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """modulation `[B, T, 1]`: the layer's scalar at each place, None for 1."""
+        assert not isinstance(cache, Ragged), "a network of this kind has no lanes"
         mixed = self.attention(self.attention_norm(x), cos, sin, mask, layer, cache, terms)
         x = x + self._after("after_attention", mixed)
         y = self.mlp(self.mlp_norm(x), terms)

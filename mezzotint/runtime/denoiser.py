@@ -103,6 +103,8 @@ class PackedEmbedding(nn.Module):
 class FastDenoiser(Denoiser):
     """The same network for decoding on a CPU. It cannot be trained, adapted, merged or saved."""
 
+    lanes = False  # its graphs attend over caches of their own
+
     def __init__(self, parts: Parts, threads: int | None = None, exact: bool = False) -> None:
         """threads: of the runtime; None for all cores that this process may use. exact: see `blocks_graph`."""
         nn.Module.__init__(self)

@@ -23,7 +23,10 @@ from mezzotint.sampler.verify import CausalDenoiser, pad
 
 
 class BlockDenoiser(CanvasDenoiser, CausalDenoiser, Protocol):
-    """A network with both passes."""
+    """A network with both passes.
+
+    One that has `fuses_reads` carries what it reads in its next call: a commit is then no call of its own.
+    """
 
 
 def committed(
@@ -74,6 +77,8 @@ def block_frames(
     locks = list(forced or [{} for _ in prompts])
     written = [0] * len(prompts)
     active = list(range(len(prompts)))
+    fused = getattr(denoiser, "fuses_reads", False)
+    carried = [0] * len(prompts)  # committed places in the next call
     cache: Any = denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + length)
     ids, counts = pad(prompts)
     denoiser.read(ids, counts, cache)
@@ -107,8 +112,9 @@ def block_frames(
                     status,
                     0,
                     sampler.branches,
-                    step.positions,
+                    step.positions + carried[active[i]],
                 )
+                carried[active[i]] = 0
         lengths: list[int] = []
         ended: list[int] = []
         for i, r in enumerate(active):
@@ -120,7 +126,8 @@ def block_frames(
             if guide is not None:
                 guide.advance(r, tokens)
             over = stopped or written[r] >= max_tokens
-            calls = 0 if over else sampler.branches  # nothing is read after the end
+            calls = 0 if over or fused else sampler.branches  # nothing is read after the end
+            carried[r] = len(tokens) if fused else 0
             yield Frame("commit", r, block, 0, starts[i], tokens, status, len(tokens), calls, calls * len(tokens))
             lengths.append(len(tokens))
             if over:

@@ -206,6 +206,8 @@ def pipeline_frames(
     cache: Any = denoiser.new_cache(len(prompts), max(map(len, prompts)) + max_tokens + room)
     ids, counts = pad(prompts)
     denoiser.read(ids, counts, cache)
+    fused = getattr(denoiser, "fuses_reads", False)
+    carried = [0] * len(prompts)  # committed places in the next call
     rows = []
     for r, prompt in enumerate(prompts):
         yield Frame("read", r, 0, 0, len(prompt), [], [], 0, 0, len(prompt))
@@ -216,7 +218,9 @@ def pipeline_frames(
             row.fill()
         settled = [row.commit() for row in rows]
         if any(settled):
-            yield from (done[0] for done in settled if done)
+            for frame in (done[0] for done in settled if done):
+                yield replace(frame, calls=0, positions=0) if fused else frame
+                carried[frame.row] += len(frame.tokens) if fused else 0
             stay = [i for i, done in enumerate(settled) if not (done and done[1])]
             read = [done[0].tokens if (done := settled[i]) else [] for i in stay]
             cache = cache.fork(stay) if 0 < len(stay) < len(rows) else cache
@@ -247,5 +251,6 @@ def pipeline_frames(
                 row.joined("status"),
                 0,
                 1,
-                at,
+                at + carried[row.row],
             )
+            carried[row.row] = 0

@@ -135,7 +135,7 @@ def _other_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        text = service.metrics.text(int(worker.running is not None), worker.num_waiting)
+        text = service.metrics.text(worker.num_running, worker.num_waiting)
         return Response(text, media_type="text/plain; version=0.0.4")
 
 

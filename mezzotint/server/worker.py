@@ -1,10 +1,8 @@
-"""Worker: the one thread that owns the engine, and the bounded queue in front of it.
+"""Worker: the scheduler's thread, and the bounded queue in front of it, as the event loop sees them.
 
-    event loop                                        worker thread
-    generate(requests), call(function)  -> queue ->   one piece of work at a time, step by step
-    async for item in stream            <- items <-   looks between steps whether it was cancelled
-
-This is all that the server knows of how work is done: a scheduler with the same three methods can take its place.
+event loop                                        worker thread
+generate(requests), call(function)  -> queue ->   the scheduler: all of them together, step by step
+async for item in stream            <- items <-   looks between steps which were cancelled
 """
 
 from __future__ import annotations
@@ -12,42 +10,31 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from mezzotint.edit.ask import Report
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Event, Request
+from mezzotint.engine.scheduler import Cancelled, End, Job, Scheduler, Work, iter_once
 from mezzotint.server.errors import ApiError, busy
 
+__all__ = ["Cancelled", "Stream", "Worker"]
 T = TypeVar("T")
-Work = Callable[[Engine, Report], Iterator[T]]
 
 
-class Cancelled(Exception):
-    """The work was given up: nobody waits for it any more."""
-
-
-class _End:
-    pass
-
-
-class Stream(Generic[T]):
+class Stream(Job[T], Generic[T]):
     """What a piece of work yields, read on the event loop that asked for it. `cancel` ends the work before its next step.
 
     Reading raises Cancelled, the work's own error, or ApiError once the deadline is over.
     """
 
-    def __init__(self, worker: Worker, work: Work[T], seconds: float) -> None:
-        self._worker, self.work = worker, work
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[T | Exception | _End] = asyncio.Queue()
+    def __init__(self, seconds: float, ended: Callable[[Stream[T]], None]) -> None:
+        super().__init__()
+        self._loop, self._ended = asyncio.get_running_loop(), ended
+        self._items: asyncio.Queue[T | Exception | End] = asyncio.Queue()
         self._seconds, self._deadline = seconds, self._loop.time() + seconds
-        self.cancelled = threading.Event()
-        self.queued = time.monotonic()
-        self.started: float | None = None  # when its turn came
 
     @property
     def age(self) -> float:
@@ -70,7 +57,7 @@ class Stream(Generic[T]):
             self.cancel()
             message = f"the request took longer than the {self._seconds:g} s it may"
             raise ApiError(504, message, "deadline_exceeded", headers={"x-should-retry": "false"}) from None
-        if isinstance(item, _End):
+        if isinstance(item, End):
             raise StopAsyncIteration
         if isinstance(item, Exception):
             raise item
@@ -80,32 +67,33 @@ class Stream(Generic[T]):
         """From any thread; again is no harm. Whoever reads gets `reason`, or Cancelled."""
         if not self.cancelled.is_set():
             self.cancelled.set()
-            self._worker.forget(self)
             self.put(reason or Cancelled())
 
-    def put(self, item: T | Exception | _End) -> None:
+    def put(self, item: T | Exception | End) -> None:
         """From any thread."""
+        if isinstance(item, (Exception, End)):
+            self._ended(self)
         with suppress(RuntimeError):  # the loop has closed: nobody reads
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
-    def between_steps(self, what: str = "", done: int = 0, total: int = 0) -> None:
-        """A `Report`. Raises Cancelled when the work was given up."""
-        if self.cancelled.is_set():
-            raise Cancelled
-
 
 class Worker:
-    """load: makes the engine, in the worker's own thread. failed: called there when that fails; `failure` says how."""
+    """load: makes the engine, in the worker's own thread. failed: called there when that fails; `failure` says how.
 
-    def __init__(self, load: Callable[[], Engine], queue: int, failed: Callable[[], None] = lambda: None) -> None:
-        self._load, self._limit, self._failed = load, queue, failed
-        self._waiting: deque[Stream[Any]] = deque()
-        self._changed = threading.Condition()
+    queue: pieces of work that may wait. memory, rows: see `Scheduler`.
+    """
+
+    def __init__(
+        self, load: Callable[[], Engine], queue: int, failed: Callable[[], None] = lambda: None, memory: int = 1 << 30,
+        rows: int = 32,
+    ) -> None:  # fmt: skip
+        self._load, self._limit, self._failed, self._sizes = load, queue, failed, (memory, rows)
+        self._live: set[Stream[Any]] = set()
         self._mean = 1.0  # seconds a piece of work, lately
-        self.running: Stream[Any] | None = None
+        self.scheduler: Scheduler | None = None
         self.engine: Engine | None = None
         self.failure: Exception | None = None
-        self.draining = self.stopping = False
+        self.draining = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -117,7 +105,11 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return self.scheduler.num_waiting if self.scheduler else 0
+
+    @property
+    def num_running(self) -> int:
+        return self.scheduler.num_running if self.scheduler else 0
 
     def ready(self) -> Engine:
         """The engine, to look things up in. Raises ApiError 503 while there is none, and at the end."""
@@ -128,32 +120,29 @@ class Worker:
         return self.engine
 
     def generate(self, requests: Sequence[Request], seconds: float) -> Stream[Event]:
-        """Decode rows together. Raises ApiError when the queue is full."""
-        return self._submit(lambda engine, report: engine.stream(requests), seconds)
+        """Decode requests, each event with the row it is of. Raises ApiError when the queue is full."""
+        return self._submit([Scheduler.decoding(request) for request in requests], seconds)
 
     def call(self, function: Callable[[Engine, Report], T], seconds: float) -> Stream[T]:
         """Anything else: a stream of its one result. The function calls its `Report` between steps. Raises as above."""
+        return self._submit([lambda engine, report: iter_once(function(engine, report))], seconds, numbered=False)
 
-        def work(engine: Engine, report: Report) -> Iterator[T]:
-            yield function(engine, report)
-
-        return self._submit(work, seconds)
-
-    def _submit(self, work: Work[T], seconds: float) -> Stream[T]:
-        stream = Stream(self, work, seconds)
-        with self._changed:
-            self.ready()
-            if len(self._waiting) >= self._limit:
-                message = f"{self._limit} requests are waiting, which is the most; try again later"
-                raise busy(429, message, "queue_full", self._mean * self._limit)
-            self._waiting.append(stream)
-            self._changed.notify()
+    def _submit(self, works: Sequence[Work[T]], seconds: float, numbered: bool = True) -> Stream[T]:
+        self.ready()
+        assert self.scheduler is not None
+        if self.num_waiting >= self._limit:
+            message = f"{self._limit} requests are waiting, which is the most; try again later"
+            raise busy(429, message, "queue_full", self._mean * self._limit)
+        stream: Stream[T] = Stream(seconds, self._over)
+        self._live.add(stream)
+        self.scheduler.add(stream, works, numbered)
         return stream
 
-    def forget(self, stream: Stream[Any]) -> None:
-        """Take it out of the queue, if it is there."""
-        with self._changed, suppress(ValueError):
-            self._waiting.remove(stream)
+    def _over(self, stream: Stream[Any]) -> None:
+        """From any thread, when the work has ended or was given up."""
+        self._live.discard(stream)
+        if stream.started is not None:
+            self._mean += (time.monotonic() - stream.started - self._mean) / 8
 
     def drain(self) -> None:
         """Take no more work; what there is goes on."""
@@ -161,46 +150,20 @@ class Worker:
 
     def stop(self) -> None:
         """Take no more work; what there is ends with an error, and so does the thread."""
-        with self._changed:
-            self.draining = self.stopping = True
-            left = [*self._waiting, *([self.running] if self.running else [])]
-            self._changed.notify()
-        for stream in left:
+        self.draining = True
+        for stream in list(self._live):
             stream.cancel(busy(503, "the server is shutting down", "shutting_down", 5))
-
-    # -- in the thread ---------------------------------------------------------------------------------------------
+        if self.scheduler is not None:
+            self.scheduler.stop()
 
     def _run(self) -> None:
         try:
-            self.engine = self._load()
+            engine = self._load()
+            memory, rows = self._sizes
+            self.scheduler = Scheduler(engine, memory, rows=rows)
         except Exception as error:
             self.failure = error
             self._failed()
             return
-        while (stream := self._next()) is not None:
-            began = time.monotonic()
-            self._do(self.engine, stream)
-            self._mean += (time.monotonic() - began - self._mean) / 8
-            self.running = None
-
-    def _next(self) -> Stream[Any] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self.stopping)
-            if self.stopping:
-                return None
-            self.running = self._waiting.popleft()
-            self.running.started = time.monotonic()
-            return self.running
-
-    def _do(self, engine: Engine, stream: Stream[Any]) -> None:
-        try:
-            stream.between_steps()
-            with closing(stream.work(engine, stream.between_steps)) as items:  # type: ignore[type-var]  # all are generators
-                for item in items:
-                    stream.between_steps()
-                    stream.put(item)
-            stream.put(_End())
-        except Cancelled:
-            pass
-        except BaseException as error:  # the tokenizer's panics are no Exceptions, and this thread must live
-            stream.put(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
+        self.engine = engine
+        self.scheduler.run()

@@ -164,8 +164,14 @@ def test_repair_of_shifted_weights_stands_behind_a_start(folder):
         logits = network.denoise(ids, 1 + torch.arange(ids.shape[1])[None], real, cache).double()
         logits[..., banned] = -torch.inf
         doubt, best, sure = doubts(network, ids, real, banned, [start])
+        cache.keep([0])
+        after = network.read(ids, torch.tensor([ids.shape[1]]), cache, every=True).logits
+        ahead = network.read(torch.tensor([[start]]), torch.tensor([1]), network.new_cache(1, 1)).logits
+        both = logits.log_softmax(-1) + 0.7 * torch.cat((ahead, after[:, :-1]), 1).log_softmax(-1)
+        two = doubts(network, ids, real, banned, [start], causal=0.7)
         with pytest.raises(ValueError, match="read before denoising"):
             doubts(network, ids, real, banned)
     law = logits.softmax(-1)
     assert torch.equal(best, law.argmax(-1)) and torch.allclose(sure, law.amax(-1))
     assert torch.allclose(doubt, 1 - law.gather(-1, ids[..., None])[..., 0])
+    assert torch.equal(two[1], both.argmax(-1)) and torch.allclose(two[2], both.softmax(-1).amax(-1), rtol=1e-5)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 httpx = pytest.importorskip("httpx")
 
 from mezzotint.cli import app  # noqa: E402
-from mezzotint.load import Load, run, table  # noqa: E402
+from mezzotint.load_test import Load, run, table  # noqa: E402
 
 FULL = os.environ.get("MEZZOTINT_FULL") == "1"
 FAKE = Path(__file__).with_name("fake.py")

@@ -19,18 +19,27 @@ class Held(mz.Engine):
 
     def __init__(self, engine):
         self.__dict__.update(engine.__dict__)
-        self.go, self.steps, self.closed, self.pause = threading.Event(), 0, 0, 0.0
+        self.go, self.pause = threading.Event(), 0.0
+        self.counts = {"steps": 0, "closed": 0}  # shared with the copy that each row has
         self.go.set()
+
+    @property
+    def steps(self):
+        return self.counts["steps"]
+
+    @property
+    def closed(self):
+        return self.counts["closed"]
 
     def stream(self, requests):
         try:
             for event in super().stream(requests):
                 self.go.wait(20)
                 time.sleep(self.pause)
-                self.steps += 1
+                self.counts["steps"] += 1
                 yield event
         finally:
-            self.closed += 1
+            self.counts["closed"] += 1
 
 
 @contextmanager
