@@ -738,6 +738,32 @@ def serve(
     run(load, settings, link)
 
 
+@app.command()
+@reporting
+def lsp(
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    compute: Compute = "auto",
+    threads: Cores = None,
+    tcp: Annotated[
+        str | None, typer.Option(help="PORT or HOST:PORT to listen at, instead of standard input and output.")
+    ] = None,
+    presets: Annotated[str | None, typer.Option(help="A TOML file with presets of your own.")] = None,
+    menu: Annotated[
+        bool, typer.Option("--menu", help="Offer completions in menus too, for editors that show no grey text.")
+    ] = False,
+) -> None:
+    """Serve an editor by the Language Server Protocol: completion at the cursor, edits of a selection, doubt."""
+    import importlib.util
+
+    if importlib.util.find_spec("pygls") is None:
+        raise BadInput("the language server needs pygls; install it with pip install 'mezzotint[lsp]'")
+    from mezzotint.live.lsp import serve as run
+
+    if not run(lambda: _load(model, adapter, compute, threads)[0], tcp, presets, menu):
+        raise typer.Exit(FAILED)  # as the protocol has it: the editor left without a shutdown
+
+
 @app.command(cls=NamesInHelp)
 @reporting
 def watch(

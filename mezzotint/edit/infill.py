@@ -36,6 +36,7 @@ from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.shapes import Logits, Tokens, Where
 
 _MARKER = re.compile(r"(\\*)(\[\[(?: +| *([0-9]+) *)\]\])")
+DOUBTED = 0.5  # p of a draft's token below which it returns to noise
 _POSITIONS = 1024  # of one forward while lengths are searched: its logits are that many vocabularies
 
 
@@ -223,19 +224,69 @@ class Blanks:
 
     def fill(self) -> tuple[list[int], Tensor, Tensor]:
         """Decode all holes together: the ids of the text, the hole of each, and its confidence float64 `[C]`."""
-        canvas, holes = self.blank([self.lengths])
-        total = sum(self.lengths)
-        # steps as many a place as in a canvas of the policy's own length: a schedule keeps its pace in a long text
-        steps = max(self.decoding.num_steps, math.ceil(self.decoding.num_steps * total / self.decoding.canvas_length))
-        decoding = replace(self.decoding, num_steps=steps)
-        sampler = Sampler(self._denoiser(holes), self.engine.checkpoint.process, decoding, self.banned)
-        for step in sampler.steps(canvas, self._cache(canvas), self._draws(1)):
-            self._record(canvas, 0, step.number, step.positions)
-            self.report("filling", step.number + 1, steps)
+        canvas, holes = self._filled([self.lengths], ())
         tokens = canvas.tokens[0].tolist()
         status = [ACCEPTED if s == OPEN else s for s in canvas.status[0].tolist()]
         self.trace.add(Frame("commit", 0, self._block, 0, self.start, tokens, status, len(tokens), 0, 0))
         return tokens, holes[0], canvas.confidence[0]
+
+    def fill_each(
+        self, rows: Sequence[Sequence[int]], drafts: Sequence[Sequence[int] | None] = ()
+    ) -> list[list[tuple[list[int], float]]]:
+        """Decode several choices of lengths, rows of the same calls: of every hole its ids and their confidence.
+
+        drafts: of some rows, the ids that their holes start with, left to right. One call asks the network what it doubts of
+        them; only that is noise. Of use to weights that doubt what they see (`repair.py`). confidence: as in `Hole`.
+        """
+        canvas, holes = self._filled(rows, drafts)
+        found = []
+        for row, lengths in enumerate(rows):
+            inside = [(holes[row] == number).nonzero()[:, 0] for number in range(len(lengths))]
+            sure = canvas.confidence[row].clamp(min=1e-300).log()
+            found.append([(canvas.tokens[row, places].tolist(), float(sure[places].mean().exp())) for places in inside])
+        return found
+
+    def _filled(
+        self, rows: Sequence[Sequence[int]], drafts: Sequence[Sequence[int] | None]
+    ) -> tuple[Canvas, Tensor]:  # fmt: skip
+        canvas, holes = self.blank(rows)
+        total = max(map(sum, rows))
+        # steps as many a place as in a canvas of the policy's own length: a schedule keeps its pace in a long text
+        steps = max(self.decoding.num_steps, math.ceil(self.decoding.num_steps * total / self.decoding.canvas_length))
+        decoding = replace(self.decoding, num_steps=steps)
+        denoiser, cache = self._denoiser(holes), self._cache(canvas)
+        if any(drafts):
+            self._start_from(canvas, holes, drafts, denoiser, cache)
+        sampler = Sampler(denoiser, self.engine.checkpoint.process, decoding, self.banned)
+        for step in sampler.steps(canvas, cache, self._draws(len(rows))):
+            for row in step.running.nonzero()[:, 0].tolist():
+                self._record(canvas, row, step.number, step.positions)
+            self.report("filling", step.number + 1, steps)
+        return canvas, holes
+
+    def _start_from(
+        self, canvas: Canvas, holes: Tensor, drafts: Sequence[Sequence[int] | None], denoiser: _Spaced, cache: Any
+    ) -> None:
+        """Put drafts into their rows' holes, and return to noise what the network doubts of them."""
+        given = torch.zeros_like(canvas.tokens, dtype=torch.bool)
+        for row, ids in enumerate(drafts):
+            if ids:
+                given[row] = holes[row] >= 0
+                canvas.tokens[row, given[row]] = torch.tensor(ids)
+        canvas.status[given] = ACCEPTED
+        self.report("reading the draft", 0, 1)
+        logits = denoiser.denoise(canvas.tokens, canvas.positions, canvas.valid, cache).to(torch.float64)
+        logits[..., list(self.banned)] = -torch.inf
+        current = logits.softmax(-1).gather(-1, canvas.tokens[..., None])[..., 0]
+        for row in given.any(-1).nonzero()[:, 0].tolist():
+            self._record(canvas, row, 0)
+        canvas.confidence = torch.where(given, current, canvas.confidence)
+        doubtful = given & (current < DOUBTED)
+        noise = self.engine.checkpoint.process.prior(
+            canvas.tokens.shape, self._draws(len(canvas.tokens)), canvas.positions
+        )
+        canvas.tokens = torch.where(doubtful, noise, canvas.tokens)
+        canvas.status[doubtful] = OPEN
 
     def _denoiser(self, holes: Tensor) -> _Spaced:
         first = (holes >= 0) & (holes != torch.nn.functional.pad(holes, (1, 0), value=-1)[:, :-1])
@@ -335,7 +386,7 @@ def infill(
     if temperature:
         decoding = replace(decoding, temperature=temperature)
     finder = find_length or search(max_length)
-    blanks = _blanks(engine, pieces, wanted, decoding, seed, (max_length + 1) // 2)
+    blanks = blanks_of(engine, pieces, wanted, decoding, seed, (max_length + 1) // 2)
     blanks.report = report
     blanks.trace.header |= {
         "model": engine.checkpoint.name, "prompt": text, "decode": "infill", "seed": seed, "temperature": temperature,
@@ -358,9 +409,13 @@ def infill(
     return Infilled(result, holes, blanks.trace)
 
 
-def _blanks(
+def blanks_of(
     engine: Engine, pieces: list[str], wanted: list[int | None], decoding: Decoding, seed: int, middle: int
 ) -> Blanks:
+    """The holes between `pieces`, of the `wanted` lengths; None is to be found, and `middle` until then.
+
+    Raises ValueError for a text that exceeds the context.
+    """
     tokenizer, size = engine.tokenizer, engine.checkpoint.config.vocab_size
     special = set(tokenizer.specials.values())
     plain = [i for i in range(min(size, tokenizer.vocab_size)) if i not in special]

@@ -1,0 +1,1 @@
+"""Text that keeps arriving: editors."""

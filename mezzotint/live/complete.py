@@ -1,0 +1,257 @@
+"""Completion: what stands between the text left and right of a cursor.
+
+    def area(w, h):
+        return |
+    print(area(2, 3))      the text on the right is read too: it says where the missing part ends
+
+canvas    weights that have learnt to denoise, with text on the right: canvases of several lengths in one call, the lengths
+          after which that text stands best are filled together, the surest is kept
+causal    others, and the end of a text: written left to right with drafts checked, then cut where the text on the right stands
+          best (several cuts in one call). What was read of the text on the left is kept for the next key.
+
+Warm start: what is left of the suggestion before this one is the draft of either.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from mezzotint.draws import Draws
+from mezzotint.edit.ask import Report, silent
+from mezzotint.edit.infill import Blanks, blanks_of, fit
+from mezzotint.edit.repair import can_repair
+from mezzotint.engine.engine import Engine
+from mezzotint.live.document import Place
+from mezzotint.sampler.canvas import Canvas
+from mezzotint.sampler.decoding import POLICIES
+from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified, pad
+
+LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases; the last is the most that is written
+USUAL = 8  # tokens that are missing on average: lengths are as likely as a geometric law of that mean says
+TOGETHER = 2  # lengths that are filled
+LEFT, RIGHT = 512, 96  # tokens read of the text on either side
+CUTS = 12  # of a line that was written left to right, tried in one call
+FITTED = 16  # tokens on the right that say where to cut
+SPARE = 128  # places of the cache behind the left side
+STRIDE = 128  # tokens by which the start of the left side moves on
+DRAFTED, GUESSED = 8, 3  # tokens checked a call: of a suggestion, of what was said before
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """confidence: geometric mean of the probabilities of its tokens. way: canvas or causal; calls: what it cost."""
+
+    text: str
+    confidence: float
+    way: str
+    calls: int
+
+
+@dataclass
+class Behind(Blanks):
+    """Blanks whose first piece has been read: `held` has its keys and values, and the canvas holds only what comes after."""
+
+    held: Any = None
+
+    @property
+    def start(self) -> int:
+        return int(self.held.lengths[0])
+
+    def _cache(self, canvas: Canvas) -> Any:
+        count, width = canvas.tokens.shape
+        passes = 2 if "shadow" in self.decoding.needs else 1
+        return self.held.fork([0] * count, capacity=self.start + passes * width)
+
+
+class Completer:
+    """An engine, and what it has read last of a text on the left."""
+
+    def __init__(self, engine: Engine) -> None:
+        engine.must_read()
+        self.engine = engine
+        self._cache: Any = None
+        self._read: list[int] = []
+
+    def way(self, place: Place) -> str:
+        """canvas or causal."""
+        if self.engine.denoiser.reader is not None:
+            return "canvas"
+        return "canvas" if self.engine.checkpoint.facts.trained_canvas and place.right.strip() else "causal"
+
+    def complete(
+        self, place: Place, *, draft: str = "", one_line: bool = True, lengths: Sequence[int] = LENGTHS, seed: int = 0,
+        report: Report = silent,
+    ) -> Suggestion | None:  # fmt: skip
+        """The suggestion; None where there is none. draft: what is expected. one_line: it ends at the end of a line.
+
+        report is called between steps, and may raise to end the work. Raises ValueError for lengths below 1.
+        """
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"lengths are {list(lengths)}; they must be at least 1 token")
+        if not (place.left + place.right).strip():
+            return None
+        with torch.inference_mode():
+            made = (self._canvas if self.way(place) == "canvas" else self._causal)(
+                place, draft, one_line, sorted(set(lengths)), seed, report
+            )
+        return made if made is not None and made.text.strip() else None
+
+    def _side(self, text: str, most: int, first: bool) -> str:
+        """At most `most` tokens of a text, from its start or its end; of an end that grows, so that its start stays a while."""
+        tokenizer = self.engine.tokenizer
+        ids = tokenizer.encode(text)
+        if len(ids) <= most:
+            return text
+        over = -(-(len(ids) - most) // STRIDE) * STRIDE if most > 2 * STRIDE else len(ids) - most
+        cut = tokenizer.decode(ids[:most] if first else ids[over:], skip_special=False).strip("\ufffd")
+        return text[: len(cut)] if first else text[len(text) - len(cut) :]
+
+    def _sides(self, place: Place, room: int) -> Place:
+        """As much of a place as `room` tokens hold."""
+        right = self._side(place.right, min(RIGHT, room // 4), True)
+        return Place(self._side(place.left, max(1, min(LEFT, room - min(RIGHT, room // 4))), False), right)
+
+    # -- a canvas --------------------------------------------------------------------------------------------------
+
+    def _canvas(
+        self, place: Place, draft: str, one_line: bool, lengths: Sequence[int], seed: int, report: Report
+    ) -> Suggestion | None:
+        most = self.engine.denoiser.config.max_length - self.engine.denoiser.shift - 8  # cutting may add a token
+        lengths = [length for length in lengths if length <= most // 4]
+        place = self._sides(place, most - lengths[-1])
+        blanks = blanks_of(self.engine, list(place), [None], POLICIES["threshold"](), seed, lengths[0])
+        left = blanks.given[0] or list(self.engine.tokenizer.eos_ids[:1])
+        if left and self.engine.denoiser.reader is None:
+            self._hold(left, report)
+            told = {name.name: getattr(blanks, name.name) for name in fields(blanks) if name.init}
+            blanks = Behind(**told | {"given": [[], blanks.given[1]]}, held=self._cache)
+        blanks.report = report
+        lengths = [length for length in lengths if length <= blanks.room]
+        if not lengths:
+            return None
+        looks = blanks.look([[length] for length in lengths], 0, window=8)
+        ranked = sorted(
+            zip(map(fit, looks), lengths, strict=True), key=lambda pair: (_long(pair[1]) - pair[0], pair[1])
+        )
+        rows: list[list[int]] = [[length] for _, length in ranked[:TOGETHER]]
+        drafts: list[list[int] | None] = [None] * len(rows)
+        warm = self._draft(blanks, draft)
+        if warm:
+            rows, drafts = [*rows, [len(warm)]], [*drafts, warm]
+        filled = [hole for (hole,) in blanks.fill_each(rows, drafts)]
+        ids, sure = max(filled, key=lambda hole: hole[1])
+        raw = self.engine.tokenizer.decode_bytes(ids)
+        text = raw[1 if blanks.spaced[0] else 0 :].decode("utf-8", "replace").replace("\ufffd", "")
+        if one_line and place.right.startswith("\n"):
+            text = text.partition("\n")[0]
+        return Suggestion(text, sure, "canvas", blanks.trace.num_calls)
+
+    def _draft(self, blanks: Blanks, draft: str) -> list[int] | None:
+        if not draft or not can_repair(self.engine):
+            return None
+        ids = self.engine.tokenizer.encode(" " + draft if blanks.spaced[0] else draft)
+        return ids if 0 < len(ids) <= blanks.room else None
+
+    # -- left to right ---------------------------------------------------------------------------------------------
+
+    def _causal(
+        self, place: Place, draft: str, one_line: bool, lengths: Sequence[int], seed: int, report: Report
+    ) -> Suggestion | None:
+        most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4, SPARE - DRAFTED - 2))
+        place = self._sides(place, self.engine.denoiser.config.max_length - most - DRAFTED - FITTED - 8)
+        spaced = place.left.endswith(" ") and bool(place.left.strip()) and not place.left.endswith(("  ", "\n "))
+        prompt = self.engine.tokenizer.encode(place.left[:-1] if spaced else place.left)
+        prompt = prompt or list(self.engine.tokenizer.eos_ids[:1])
+        if not prompt:
+            return None
+        self._hold(prompt[:-1], report)
+        ids, calls = self._write(prompt, " " + draft if spaced and draft else draft, one_line, most, seed, report)
+        text = self._text(ids)
+        if spaced and not text.startswith(" "):
+            return None  # it went on in the middle of the word before
+        if not ids:
+            return None
+        ids, sure = self._cut(prompt, ids, place.right)
+        text = self._text(ids)
+        if one_line:
+            text = text.partition("\n")[0] if text.lstrip("\n") == text else text
+        return Suggestion(text[1:] if spaced else text, sure, "causal", calls + 1)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.engine.tokenizer.decode(ids).rstrip("\ufffd")
+
+    def _hold(self, ids: list[int], report: Report) -> None:
+        """Have the cache hold exactly these; what it holds already is not read again."""
+        if self._cache is None or self._cache.capacity < len(ids) + SPARE:
+            self._read = []
+            self._cache = self.engine.denoiser.new_cache(1, max(LEFT, len(ids)) + SPARE)
+        same = next((n for n, (a, b) in enumerate(zip(self._read, ids, strict=False)) if a != b), None)
+        same = min(len(self._read), len(ids)) if same is None else same
+        self._cache.truncate([same])
+        self._read = self._read[:same]
+        for first in range(same, len(ids), STRIDE):
+            report("reading", first, len(ids))
+            part = ids[first : first + STRIDE]
+            self.engine.denoiser.read(torch.tensor([part]), torch.tensor([len(part)]), self._cache)
+            self._read = ids[: first + len(part)]
+
+    def _write(
+        self, prompt: list[int], draft: str, one_line: bool, most: int, seed: int, report: Report
+    ) -> tuple[list[int], int]:
+        """Ids up to the end of the line or of the text, and the calls. Afterwards the cache is as it was."""
+        engine, ids, calls = self.engine, list[int](), 0
+        drafter: Drafter = PreviousIterate(engine.denoiser.config.vocab_size)
+        if drafted := engine.tokenizer.encode(draft):
+            drafter = GivenText(drafted, [len(prompt)])
+        banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
+        loop = Verified(
+            engine.denoiser, drafter, DRAFTED if drafted else GUESSED, stop_ids=engine.stop_ids, banned=banned
+        )
+        try:
+            for frame in loop.frames([prompt], most, Draws.of(seed), cache=self._cache):
+                calls += frame.calls
+                ids += frame.tokens[: frame.committed]
+                report("writing", len(ids), most)
+                if one_line and "\n" in self._text(ids).lstrip("\n"):
+                    break
+        finally:
+            self._cache.truncate([len(prompt) - 1])
+        while ids and ids[-1] in engine.stop_ids:
+            ids.pop()
+        if one_line:
+            while ids and "\n" in self._text(ids[:-1]).lstrip("\n"):
+                ids.pop()
+        return ids, calls
+
+    def _cut(self, prompt: list[int], ids: list[int], right: str) -> tuple[list[int], float]:
+        """The beginning of `ids` after which the text on the right stands best, by one call, and how sure it is.
+
+        By Bayes' rule: p(length | text) grows as p(length) p(the right | the rest, length).
+        """
+        after = self.engine.tokenizer.encode(right)[:FITTED] if right.strip() else []
+        cuts = [*self._ends(ids)[: CUTS - 1], len(ids)] if after else [len(ids)]
+        rows = [[prompt[-1], *ids[:cut], *after] for cut in cuts]
+        tokens, counts = pad(rows)
+        cache = self._cache.fork([0] * len(rows), capacity=len(prompt) + tokens.shape[1])
+        laws = self.engine.denoiser.read(tokens, counts, cache, every=True).logits[:, :-1].log_softmax(-1)
+        said = laws.gather(-1, tokens[:, 1:, None])[..., 0]
+        worth = [float(said[row, cut : cut + len(after)].sum()) for row, cut in enumerate(cuts)]
+        best = max(range(len(cuts)), key=lambda row: (worth[row] - _long(cuts[row]), -cuts[row]))
+        return ids[: cuts[best]], math.exp(float(said[best, : cuts[best]].mean()))
+
+    def _ends(self, ids: Sequence[int]) -> list[int]:
+        """Where a word of `ids` ends, their own end left out."""
+        bytes_of = self.engine.tokenizer.token_bytes
+        inside = [bytes_of(a)[-1:].isalnum() and bytes_of(b)[:1].isalnum() for a, b in itertools.pairwise(ids)]
+        return [n for n, within in enumerate(inside, 1) if not within]
+
+
+def _long(length: int) -> float:
+    """-log of how likely a length is before anything is read, up to a constant, nats."""
+    return -length * math.log(1 - 1 / USUAL)
