@@ -14,7 +14,7 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,6 +26,7 @@ from mezzotint.edit.presets import presets
 from mezzotint.engine.request import Finished, Text
 from mezzotint.engine.request import Request as Asked
 from mezzotint.sampler.decoding import POLICIES
+from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.server import cells, pages
@@ -39,6 +40,7 @@ from mezzotint.server.worker import Stream
 
 PACE = 0.05  # seconds between two pictures of a canvas; what is older than the newest is not sent
 KEPT = 64  # answers whose calls are remembered
+NEVER = -100.0  # nats
 LONGEST = 1 << 20  # characters of a page, and of a text in doubt
 
 
@@ -58,10 +60,14 @@ class Branch(Body):
 
 
 class Run(Chat):
-    """prompt: text to continue, as it is, instead of messages. branch: go on from a step of an earlier answer."""
+    """Instead of messages: prompt, text to continue, as it is; canvas, text with holes, as `[[4]]` of four tokens.
+
+    branch: go on from a step of an earlier answer.
+    """
 
     messages: Annotated[list[Message], Field(default_factory=list)]
     prompt: str | None = None
+    canvas: str | None = None
     branch: Branch | None = None
 
 
@@ -164,6 +170,12 @@ def _order(service: Service, body: Run) -> Order:
     told = body.model_dump(
         include={"decode", "quality", "policy", "seed", "temperature", "max_tokens"}, exclude_unset=True
     )
+    if body.canvas is not None:
+        first, locks, length = cells.holes(engine, body.canvas)
+        told["max_tokens"] = length
+        order = completion_order(engine, Completion(prompt=[first], **told), most)
+        going_on = Tilt(dict.fromkeys(engine.stop_ids, NEVER))  # an end in a hole would cut off what stands behind it
+        return replace(order, requests=[replace(asked, locks=locks, tilt=going_on) for asked in order.requests])
     if body.prompt is not None:
         return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
     if not body.messages:

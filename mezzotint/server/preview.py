@@ -26,13 +26,18 @@ MOST = 16  # pages waiting to be fetched
 NAMES = {"127.0.0.1": "localhost", "localhost": "127.0.0.1", "::1": "localhost"}
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
-    "media-src data: blob: mediastream:; form-action 'none'; base-uri 'none'; webrtc 'block'; "
+    "media-src data: blob: mediastream:; form-action 'none'; base-uri 'none'; "
 )
 SHIM = """<script>(()=>{const up=m=>parent.postMessage({mezzotint:m},"*");
-addEventListener("error",e=>up({kind:"error",text:String(e.message),line:e.lineno}),true);
-addEventListener("unhandledrejection",e=>up({kind:"error",text:String(e.reason),line:0}));
+const at=(s,n)=>{const m=/:(\\d+):(\\d+)\\)?$/m.exec(String(s||"").split("\\n").filter(l=>l.includes(location.pathname))[n]||"");
+return m?{line:+m[1],column:+m[2]}:{line:0,column:0}};
+addEventListener("error",e=>e.message&&up({kind:"error",text:String(e.message),line:e.lineno,column:e.colno}),true);
+addEventListener("unhandledrejection",e=>up({kind:"error",text:String(e.reason),...at(e.reason&&e.reason.stack,0)}));
+addEventListener("securitypolicyviolation",e=>up({kind:"error",line:e.lineNumber||0,column:e.columnNumber||0,
+text:"not allowed here ("+e.effectiveDirective+"): "+String(e.blockedURI).slice(0,200)}));
 for(const k of ["log","warn","error"]){const old=console[k];
-console[k]=(...a)=>{up({kind:k,text:a.map(String).join(" ").slice(0,2000),line:0});old(...a)}}
+console[k]=(...a)=>{const text=a.map(String).join(" ").slice(0,2000);
+up({kind:k,text,...(k=="error"?at(Error().stack,1):{line:0})});old(...a)}}
 setInterval(()=>up({kind:"alive"}),500);up({kind:"alive"})})()</script>"""  # one line of the page's own numbering
 
 
@@ -75,7 +80,7 @@ class Preview:
             "content-security-policy": f"{POLICY}frame-ancestors {owner}; {box}",
             "permissions-policy": f"camera={allowed}, microphone={allowed}, geolocation=(), usb=(), clipboard-read=()",
             "x-dns-prefetch-control": "off", "referrer-policy": "no-referrer", "x-content-type-options": "nosniff",
-            "cache-control": "no-store", "origin-agent-cluster": "?1",
+            "cache-control": "no-store",
         })  # fmt: skip
 
 

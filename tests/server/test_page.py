@@ -1,45 +1,12 @@
 """The page in a browser: Debian's Chromium, without the flags that switch web security off."""
 
-import os
 import re
-from pathlib import Path
 
 import httpx
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-pytestmark = [
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-UNSAFE = ["--disable-web-security", "--disable-site-isolation-trials"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), ignore_default_args=UNSAFE)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser, base):
-    context = browser.new_context(viewport={"width": 1180, "height": 800})
-    page = context.new_page()
-    asked, problems = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    page.goto(f"{base}/playground/")
-    page.wait_for_selector("[role=tabpanel]")
-    yield page
-    assert not problems
-    assert all(url.startswith((base, "blob:", "data:")) for url in asked)
-    context.close()
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def clean(page):
