@@ -6,7 +6,9 @@
 * The other name makes it another site: browsers give it a process of its own, so a page that loops does not stop ours.
 * Without devices the frame has no origin at all. With devices (camera, microphone) it has one, which is not ours; the
   browser still asks its user.
-* A frame that navigates itself elsewhere is stopped by the policy of the page that holds it.
+* A frame that navigates itself elsewhere is stopped by the policy of the page that holds it. Chromium may open a connection to
+  that address before it looks at the policy; nothing is sent over it.
+* Policies do not reach WebRTC; shim.js takes it away.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import re
 import secrets
 import socket
 from collections import OrderedDict
+from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -28,17 +32,7 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "media-src data: blob: mediastream:; form-action 'none'; base-uri 'none'; "
 )
-SHIM = """<script>(()=>{const up=m=>parent.postMessage({mezzotint:m},"*");
-const at=(s,n)=>{const m=/:(\\d+):(\\d+)\\)?$/m.exec(String(s||"").split("\\n").filter(l=>l.includes(location.pathname))[n]||"");
-return m?{line:+m[1],column:+m[2]}:{line:0,column:0}};
-addEventListener("error",e=>e.message&&up({kind:"error",text:String(e.message),line:e.lineno,column:e.colno}),true);
-addEventListener("unhandledrejection",e=>up({kind:"error",text:String(e.reason),...at(e.reason&&e.reason.stack,0)}));
-addEventListener("securitypolicyviolation",e=>up({kind:"error",line:e.lineNumber||0,column:e.columnNumber||0,
-text:"not allowed here ("+e.effectiveDirective+"): "+String(e.blockedURI).slice(0,200)}));
-for(const k of ["log","warn","error"]){const old=console[k];
-console[k]=(...a)=>{const text=a.map(String).join(" ").slice(0,2000);
-up({kind:k,text,...(k=="error"?at(Error().stack,1):{line:0})});old(...a)}}
-setInterval(()=>up({kind:"alive"}),500);up({kind:"alive"})})()</script>"""  # one line of the page's own numbering
+SHADOWS = re.compile(r"shadowroot(?=mode|clonable|delegates|serializable)", re.IGNORECASE)  # see shim.js
 
 
 class Preview:
@@ -107,11 +101,18 @@ def _port(origin: str) -> int | None:
         return None
 
 
+@cache
+def _shim() -> str:
+    """On one line, so that the page keeps its own numbering."""
+    lines = Path(__file__).with_name("shim.js").read_text(encoding="utf-8").splitlines()
+    return f"<script>{' '.join(line.strip() for line in lines if not line.lstrip().startswith('//'))}</script>"
+
+
 def _shimmed(html: str) -> str:
-    """The page with what reports its errors, before anything else of it runs."""
-    head = re.search(r"<head[^>]*>|<html[^>]*>|<!doctype[^>]*>", html, re.IGNORECASE)
+    """The page with the shim before anything else of it runs, and behind the doctype, if it begins with one."""
+    head = re.match(r"\s*<!doctype[^>]*>", html, re.IGNORECASE)
     at = head.end() if head else 0
-    return html[:at] + SHIM.replace("\n", "") + html[at:]
+    return html[:at] + _shim() + SHADOWS.sub("data-shadow", html[at:])
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

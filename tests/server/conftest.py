@@ -23,6 +23,7 @@ if not LACKING:
         with live.running(engine) as (address, _):
             yield address
 
+
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = (  # the devices are Chromium's own: a moving picture and a beeping microphone
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
