@@ -23,6 +23,7 @@ from pydantic import Field
 
 from mezzotint.edit.doubt import doubt
 from mezzotint.edit.presets import presets
+from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Text
 from mezzotint.engine.request import Request as Asked
 from mezzotint.sampler.decoding import POLICIES
@@ -171,16 +172,24 @@ def _order(service: Service, body: Run) -> Order:
         include={"decode", "quality", "policy", "seed", "temperature", "max_tokens"}, exclude_unset=True
     )
     if body.canvas is not None:
-        first, locks, length = cells.holes(engine, body.canvas)
-        told["max_tokens"] = length
-        order = completion_order(engine, Completion(prompt=[first], **told), most)
-        going_on = Tilt(dict.fromkeys(engine.stop_ids, NEVER))  # an end in a hole would cut off what stands behind it
-        return replace(order, requests=[replace(asked, locks=locks, tilt=going_on) for asked in order.requests])
+        return _filled(engine, body.canvas, told, most)
     if body.prompt is not None:
         return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
     if not body.messages:
         raise bad("there is nothing to answer; give messages or a prompt", "messages")
     return chat_order(engine, body, most)
+
+
+def _filled(engine: Engine, canvas: str, told: dict[str, Any], most: int) -> Order:
+    """As `completion_order`, for text with holes: what stands between them is locked, and stands in the holes' canvas."""
+    first, locks, length = cells.holes(engine, canvas)
+    order = completion_order(engine, Completion(prompt=[first], **{**told, "max_tokens": length}), most)
+    asked = order.requests[0]
+    policy = POLICIES[asked.policy]() if isinstance(asked.policy, str) else asked.policy
+    size = max(policy.canvas_length, min(length, engine.checkpoint.facts.canvas_length))
+    going_on = Tilt(dict.fromkeys(engine.stop_ids, NEVER))  # an end in a hole would cut off what stands behind it
+    asked = replace(asked, locks=locks, tilt=going_on, policy=replace(policy, canvas_length=size))
+    return replace(order, requests=[asked])
 
 
 async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncGenerator[dict[str, Any]]:

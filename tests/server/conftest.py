@@ -45,16 +45,24 @@ def browser():
 
 @pytest.fixture
 def page(browser, base):
-    """The playground, open. Fails at the end where the page erred or asked anyone but its server and its previews."""
+    """The playground, open. Fails at the end where the page erred or asked anyone but its server and its previews.
+
+    What goes wrong in a previewed page is its own affair.
+    """
     context = browser.new_context(viewport={"width": 1180, "height": 900})
     page = context.new_page()
     asked, problems = [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    preview = httpx.get(f"{base}/playground/info").json()["preview"]
+    page.on("pageerror", lambda error: None if preview in (error.stack or "") else problems.append(str(error)))
+    page.on(
+        "console",
+        lambda said: (
+            problems.append(said.text) if said.type == "error" and preview not in said.location["url"] else None
+        ),
+    )
     page.goto(f"{base}/playground/")
     page.wait_for_selector("[role=tabpanel]")
-    preview = httpx.get(f"{base}/playground/info").json()["preview"]
     yield page
     assert not problems
     assert all(url.startswith((base, preview, "blob:", "data:")) for url in asked)

@@ -107,12 +107,12 @@ def test_an_error_is_mapped_to_its_line_and_only_that_is_written_anew(apps):
     )
     lines, before = code(apps).split("\n"), BROKEN.split("\n")
     assert lines[:4] == before[:4]
-    assert lines[-3:] == before[-3:]
+    assert lines[-2:] == before[-2:]
     assert lines != before
     assert apps.inner_text("[data-testid=by]") == "Yours, changed by tiny"
     clean(apps)
     apps.click("text=Undo")
-    apps.wait_for_selector("[data-testid=by]:text-is('Yours')")
+    apps.wait_for_function("document.querySelector('[data-testid=by]').innerText === 'Yours'")
     assert code(apps) == BROKEN
 
 
@@ -122,7 +122,7 @@ def test_what_the_model_writes_is_labelled_and_runs(apps, engine):
     apps.fill("#apps-max_tokens", "48")
     apps.fill("#apps-seed", "5")
     apps.click("text=Let tiny write it")
-    apps.wait_for_selector("[data-testid=by]:text-is('Written by tiny')", timeout=60000)
+    apps.wait_for_selector("[data-testid=by] b:text-is('Written by tiny')", timeout=60000)
     assert code(apps).startswith("<!doctype html>\n<!-- A red button -->\n")
     assert len(code(apps)) > 60
     apps.frame_locator("iframe.frame:not(.coming)").locator("body").wait_for(state="attached")

@@ -21,7 +21,7 @@ export const language = (text) => (/^\s*<(!doctype|html|head|body|div|script)/i.
 export function extensions(label, more = []) {
   return [cm.EditorView.cspNonce.of(nonce), cm.history(), cm.EditorView.lineWrapping, cm.drawSelection(), marks,
     cm.syntaxHighlighting(cm.defaultHighlightStyle), cm.keymap.of([...cm.defaultKeymap, ...cm.historyKeymap]),
-    cm.EditorView.contentAttributes.of({ "aria-label": label }), ...more];
+    cm.EditorView.contentAttributes.of({ "aria-label": label, tabindex: "0" }), ...more];
 }
 
 /** locks, doubts: [start, end] in UTF-16 units. goTo: {span}, a new object each time: what to select and bring into view. */
