@@ -142,8 +142,7 @@ def test_none_gets_out(held, devices, count, full):
 
 def test_a_page_that_loops_for_ever_freezes_nothing(held):
     page, *_ = held
-    run(page, "<!doctype html>\n<p>here</p>\n<script>console.log('looping'); for (;;);</script>\n")
-    page.wait_for_selector(".log li:has-text('looping')")
+    run(page, "<!doctype html>\n<p>here</p>\n<script>for (;;);</script>\n")
     page.fill("#app-prompt", "the page still answers")
     assert page.evaluate("new Promise((done) => setTimeout(() => done(1 + 1), 50))") == 2
     page.wait_for_selector("[role=alert]:has-text('has not answered')")

@@ -116,7 +116,7 @@ export function Lab({ info, calm, shown, openTrace }) {
   const go = async (body, before) => {
     stop();
     const mine = (abort.current = new AbortController());
-    const now = (film.current = { ...blank(), typed: before?.typed || [], before: text.split(HOLE)[0] });
+    const now = (film.current = { ...blank(), typed: before?.typed || [], before: text.split(HOLE)[0].replace(/ +$/, "") });
     if (!before) root.current = now;
     setProblem("");
     setBusy(true);
@@ -144,7 +144,7 @@ export function Lab({ info, calm, shown, openTrace }) {
   };
   const begin = () => {
     const { max_tokens, ...rest } = request(knobs);
-    go(HOLE.test(text) ? { ...rest, canvas: text } : { ...rest, max_tokens, prompt: text });
+    go({ ...rest, canvas: HOLE.test(text) ? text : `${text.replace(/ +$/, "")} [[${max_tokens}]]` });
   };
   /** Something was typed into the canvas as it stood at a frame. */
   const change = (place, number) => {
@@ -153,6 +153,12 @@ export function Lab({ info, calm, shown, openTrace }) {
     const branch = keep ? { trace: was.id, frame: number, typed: [place] } : { trace: root.current.id, frame: 0, typed };
     go({ messages: [], seed: was.seed, branch }, { typed });
   };
+
+  useEffect(() => {
+    const escape = (event) => shown && event.key === "Escape" && stop();
+    addEventListener("keydown", escape);
+    return () => removeEventListener("keydown", escape);
+  });
 
   const now = film.current, last = now.frames.length - 1;
   const fast = pace >= FAST || calm;
