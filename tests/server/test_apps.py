@@ -123,8 +123,9 @@ def test_what_the_model_writes_is_labelled_and_runs(apps, engine):
     apps.fill("#apps-seed", "5")
     apps.click("text=Let tiny write it")
     apps.wait_for_selector("[data-testid=by] b:text-is('Written by tiny')", timeout=60000)
-    assert code(apps).startswith("<!doctype html>\n<!-- A red button -->\n")
-    assert len(code(apps)) > 60
+    lead = "<!doctype html>\n<!-- A red button -->\n"
+    assert code(apps).startswith(lead)
+    assert len(code(apps)) > len(lead)
     apps.frame_locator("iframe.frame:not(.coming)").locator("body").wait_for(state="attached")
     apps.click("text=Stop the page")
     apps.wait_for_selector("text=Nothing runs.")
