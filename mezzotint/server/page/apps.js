@@ -69,7 +69,7 @@ export function Apps({ info, calm, shown, openTrace }) {
   const typed = (next) => {
     if (next === code) return; // it was put there
     setCode(next);
-    setBy((old) => ({ ...old, edited: true }));
+    setBy((old) => (next.trim() ? { ...old, edited: true } : { who: "you" }));
     setMade(null);
   };
   const undo = () => {

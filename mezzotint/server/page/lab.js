@@ -186,7 +186,7 @@ export function Lab({ info, calm, shown, openTrace }) {
     ${now.over && html`<${Meter} of=${now.meter} />`}
     <${Spoken} text=${now.over && !playing ? now.before + now.text : ""} busy=${false} />
   </section><aside aria-label="Settings of the lab" class="stack">
-    <${Knob} id="lab-pace" label="Pace: ${pace >= FAST ? "as it comes" : `${pace} steps a second`}" help="How fast steps are shown; typing takes the step you saw.">
+    <${Knob} id="lab-pace" label="Pace: ${pace >= FAST ? "as it comes" : `${pace} ${pace === 1 ? "step" : "steps"} a second`}" help="How fast steps are shown; typing takes the step you saw.">
       <input id="lab-pace" type="range" min="1" max=${FAST} value=${pace} aria-describedby="lab-pace-help" disabled=${calm} onInput=${(event) => setPace(Number(event.target.value))} /><//>
     <label class="switch"><input type="checkbox" checked=${keep} onChange=${(event) => setKeep(event.target.checked)} /> Keep what was decided</label>
     <p class="note">Off: only what you typed stays, and all the rest is noise again.</p>
