@@ -179,7 +179,7 @@ export function Apps({ info, calm, shown, openTrace }) {
         <${Meter} of=${now.calls ? now : null} />
       </div>
       <div class="stack tight"><div class="row"><b class="grow">Preview</b>
-          <button type="button" id="devices" aria-pressed=${devices ? "true" : "false"} class="chip" disabled=${!code.trim()} onClick=${() => { setDevices(!devices); if (code.trim()) show(code, !devices); }}>Camera and microphone${devices ? ": on" : ""}</button>
+          <button type="button" id="devices" aria-pressed=${devices ? "true" : "false"} class="chip" onClick=${() => { setDevices(!devices); if (code.trim()) show(code, !devices); }}>Camera and microphone${devices ? ": on" : ""}</button>
           <button type="button" class="stop" disabled=${!job} onClick=${() => halt()}>Stop the page</button></div>
         <${Stage} job=${job} shown=${shown} onStop=${halt} onLog=${(said) => setLog((old) => [...old, said])} />
         ${log.length > 0 && html`<ul class="log" aria-label="Console of the page">${log.slice(-20).map((entry, n) => html`<li key=${n} class=${entry.kind}>
