@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mezzotint.engine.request import Request
     from mezzotint.sampler.decoding import Decoding
     from mezzotint.sampler.trace import Trace
+    from mezzotint.server.settings import Settings
 
 app = typer.Typer(
     help="Text that resolves out of noise: generate, edit and watch it.",
@@ -691,13 +692,8 @@ def serve(
     Logs are JSON lines on stderr; they hold no prompts and no keys. SIGTERM exits with 0. The process that serves is
     started again when it is killed.
     """
-    import importlib.util
-
-    lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
-    if lacking:
-        raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
+    _must_serve()
     from mezzotint.engine.remote import Remote
-    from mezzotint.server.keeper import inherited, keep
     from mezzotint.server.settings import Settings
 
     for one in rival or []:
@@ -722,9 +718,77 @@ def serve(
         rivals=tuple(rival or ()),
     )
 
+    _serve(settings, model, adapter)
+
+
+@app.command()
+@reporting
+def demo(
+    model: ModelName = "tiny",
+    adapter: AdapterFolder = None,
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """The playground, on a free port of this machine, in the browser. Ctrl-C ends it.
+
+    The model `tiny` comes with the package; nothing is fetched. Requests are not logged.
+    """
+    _must_serve()
+    from mezzotint.server import logs
+    from mezzotint.server.settings import Settings
+
+    logs.muted |= {"request", "listening", "server_started", "shutting_down"}
+    settings = Settings(port=port, name=Path(model).name.removesuffix(".gguf"))
+    _serve(settings, model, adapter, lambda url: _show(url.removesuffix("/v1"), open_browser))
+
+
+def _show(base: str, open_browser: bool) -> None:
+    """Print where the playground is; when it answers, open it."""
+    import threading
+    import webbrowser
+
+    address = f"{base}/playground/"
+    print(f"The playground is at {address}; the model is being loaded. Ctrl-C ends it.", flush=True)
+
+    def wait() -> None:
+        if _answers(f"{base}/ready"):
+            opened = open_browser and webbrowser.open(address)
+            print("Ready." if opened or not open_browser else "Ready. No browser could be opened here.", flush=True)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _answers(url: str, seconds: float = 600.0) -> bool:
+    """Does the address answer 200 within so long? A proxy is not asked: the address is this machine's own."""
+    import urllib.request
+
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(OSError), direct.open(url, timeout=5):
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def _must_serve() -> None:
+    """Raises BadInput where what a server needs is not installed."""
+    import importlib.util
+
+    lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
+    if lacking:
+        raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
+
+
+def _serve(
+    settings: Settings, model: str, adapter: str | None, listening: Callable[[str], None] = lambda url: None
+) -> None:
+    """Until a signal: in this process where a keeper started it, else as the keeper of one that does."""
+    from mezzotint.server.keeper import inherited, keep
+
     link = inherited()
     if link is None:
-        sys.exit(keep(settings))
+        sys.exit(keep(settings, listening=listening))
     from mezzotint.server.run import serve as run
 
     def load() -> Engine:

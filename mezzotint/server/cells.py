@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 
+from mezzotint.edit.infill import split_holes
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Request
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN
 from mezzotint.sampler.trace import VERSION, Frame, Trace
 from mezzotint.sampler.verify import pad
 
+HOLE = 4  # tokens of a hole whose length is not given
 NAMES = {GIVEN: "locked", ACCEPTED: "draft"}
 END = "\u25a0"  # an end token, which text does not show
 Cell = list[Any]
@@ -118,6 +120,25 @@ def branch(engine: Engine, request: Request, trace: Trace, number: int, seed: in
     over = {offset + n for offset, ids in written.items() for n in range(len(ids) or 1)}
     kept = {offset: ids for offset, ids in decided.items() if offset not in over}
     return replace(request, seed=seed, locks={**kept, **{offset: ids for offset, ids in written.items() if ids}})
+
+
+def holes(engine: Engine, text: str) -> tuple[str, dict[int, tuple[int, ...]], int]:
+    """Text with holes -> what stands before the first, the locks of what stands between and behind them, their length.
+
+    A hole of no given length has `HOLE` tokens; one behind a space takes the space into its first token, as most
+    vocabularies do. Raises ValueError for text without a hole, and for one that begins with a hole.
+    """
+    pieces, lengths = split_holes(text)
+    if not pieces[0].strip():
+        raise ValueError("the text begins with a hole; begin with a word")
+    locks, at = {}, 0
+    for piece, length in zip(pieces[1:], lengths, strict=True):
+        at += length or HOLE
+        last = piece is pieces[-1]
+        if ids := engine.tokenizer.encode(piece if last else piece.rstrip(" ") or piece):
+            locks[at] = tuple(ids)
+            at += len(ids)
+    return pieces[0].rstrip(" "), locks, at
 
 
 def alternatives(

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mezzotint.server.errors import busy
@@ -68,8 +68,11 @@ def inherited() -> Link | None:
     return Link(bound, line)
 
 
-def keep(settings: Settings, command: Sequence[str] | None = None) -> int:
+def keep(
+    settings: Settings, command: Sequence[str] | None = None, listening: Callable[[str], None] = lambda url: None
+) -> int:
     """Serve until a server ends by itself -> its exit code. command: starts one; as this process was started by default.
+    listening: called with the API's address when it is known.
 
     Raises OSError for an address that cannot be had.
     """
@@ -87,6 +90,7 @@ def keep(settings: Settings, command: Sequence[str] | None = None) -> int:
     with listen(settings) as bound:
         bound.setblocking(False)  # shared with the server, which wants it so
         log("listening", url=url(bound), model=settings.name)
+        listening(url(bound))
         quick = 0
         while True:
             began = time.monotonic()

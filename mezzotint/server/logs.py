@@ -8,8 +8,12 @@ import time
 import traceback
 from typing import Any
 
+muted: set[str] = set()  # events of which nothing is written
+
 
 def log(event: str, **fields: Any) -> None:
+    if event in muted:
+        return
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     print(json.dumps({"time": now, "event": event, **fields}), file=sys.stderr, flush=True)
 

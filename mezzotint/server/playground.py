@@ -14,7 +14,7 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,9 +23,11 @@ from pydantic import Field
 
 from mezzotint.edit.doubt import doubt
 from mezzotint.edit.presets import presets
+from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Text
 from mezzotint.engine.request import Request as Asked
 from mezzotint.sampler.decoding import POLICIES
+from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.server import cells, pages
@@ -39,6 +41,7 @@ from mezzotint.server.worker import Stream
 
 PACE = 0.05  # seconds between two pictures of a canvas; what is older than the newest is not sent
 KEPT = 64  # answers whose calls are remembered
+NEVER = -100.0  # nats
 LONGEST = 1 << 20  # characters of a page, and of a text in doubt
 
 
@@ -58,10 +61,14 @@ class Branch(Body):
 
 
 class Run(Chat):
-    """prompt: text to continue, as it is, instead of messages. branch: go on from a step of an earlier answer."""
+    """Instead of messages: prompt, text to continue, as it is; canvas, text with holes, as `[[4]]` of four tokens.
+
+    branch: go on from a step of an earlier answer.
+    """
 
     messages: Annotated[list[Message], Field(default_factory=list)]
     prompt: str | None = None
+    canvas: str | None = None
     branch: Branch | None = None
 
 
@@ -165,11 +172,25 @@ def _order(service: Service, body: Run) -> Order:
     told = body.model_dump(
         include={"decode", "quality", "policy", "seed", "temperature", "max_tokens"}, exclude_unset=True
     )
+    if body.canvas is not None:
+        return _filled(engine, body.canvas, told, most)
     if body.prompt is not None:
         return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
     if not body.messages:
         raise bad("there is nothing to answer; give messages or a prompt", "messages")
     return chat_order(engine, body, most)
+
+
+def _filled(engine: Engine, canvas: str, told: dict[str, Any], most: int) -> Order:
+    """As `completion_order`, for text with holes: what stands between them is locked, and stands in the holes' canvas."""
+    first, locks, length = cells.holes(engine, canvas)
+    order = completion_order(engine, Completion(prompt=[first], **{**told, "max_tokens": length}), most)
+    asked = order.requests[0]
+    policy = POLICIES[asked.policy]() if isinstance(asked.policy, str) else asked.policy
+    size = max(policy.canvas_length, min(length, engine.checkpoint.facts.canvas_length))
+    going_on = Tilt(dict.fromkeys(engine.stop_ids, NEVER))  # an end in a hole would cut off what stands behind it
+    asked = replace(asked, locks=locks, tilt=going_on, policy=replace(policy, canvas_length=size))
+    return replace(order, requests=[asked])
 
 
 async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncGenerator[dict[str, Any]]:

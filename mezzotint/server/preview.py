@@ -6,7 +6,9 @@
 * The other name makes it another site: browsers give it a process of its own, so a page that loops does not stop ours.
 * Without devices the frame has no origin at all. With devices (camera, microphone) it has one, which is not ours; the
   browser still asks its user.
-* A frame that navigates itself elsewhere is stopped by the policy of the page that holds it.
+* A frame that navigates itself elsewhere is stopped by the policy of the page that holds it. Chromium may open a connection to
+  that address before it looks at the policy; nothing is sent over it.
+* Policies do not reach WebRTC; shim.js takes it away.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import re
 import secrets
 import socket
 from collections import OrderedDict
+from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -26,14 +30,9 @@ MOST = 16  # pages waiting to be fetched
 NAMES = {"127.0.0.1": "localhost", "localhost": "127.0.0.1", "::1": "localhost"}
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
-    "media-src data: blob: mediastream:; form-action 'none'; base-uri 'none'; webrtc 'block'; "
+    "media-src data: blob: mediastream:; form-action 'none'; base-uri 'none'; "
 )
-SHIM = """<script>(()=>{const up=m=>parent.postMessage({mezzotint:m},"*");
-addEventListener("error",e=>up({kind:"error",text:String(e.message),line:e.lineno}),true);
-addEventListener("unhandledrejection",e=>up({kind:"error",text:String(e.reason),line:0}));
-for(const k of ["log","warn","error"]){const old=console[k];
-console[k]=(...a)=>{up({kind:k,text:a.map(String).join(" ").slice(0,2000),line:0});old(...a)}}
-setInterval(()=>up({kind:"alive"}),500);up({kind:"alive"})})()</script>"""  # one line of the page's own numbering
+SHADOWS = re.compile(r"shadowroot(?=mode|clonable|delegates|serializable)", re.IGNORECASE)  # see shim.js
 
 
 class Preview:
@@ -75,7 +74,7 @@ class Preview:
             "content-security-policy": f"{POLICY}frame-ancestors {owner}; {box}",
             "permissions-policy": f"camera={allowed}, microphone={allowed}, geolocation=(), usb=(), clipboard-read=()",
             "x-dns-prefetch-control": "off", "referrer-policy": "no-referrer", "x-content-type-options": "nosniff",
-            "cache-control": "no-store", "origin-agent-cluster": "?1",
+            "cache-control": "no-store",
         })  # fmt: skip
 
 
@@ -102,11 +101,18 @@ def _port(origin: str) -> int | None:
         return None
 
 
+@cache
+def _shim() -> str:
+    """On one line, so that the page keeps its own numbering."""
+    lines = Path(__file__).with_name("shim.js").read_text(encoding="utf-8").splitlines()
+    return f"<script>{' '.join(line.strip() for line in lines if not line.lstrip().startswith('//'))}</script>"
+
+
 def _shimmed(html: str) -> str:
-    """The page with what reports its errors, before anything else of it runs."""
-    head = re.search(r"<head[^>]*>|<html[^>]*>|<!doctype[^>]*>", html, re.IGNORECASE)
+    """The page with the shim before anything else of it runs, and behind the doctype, if it begins with one."""
+    head = re.match(r"\s*<!doctype[^>]*>", html, re.IGNORECASE)
     at = head.end() if head else 0
-    return html[:at] + SHIM.replace("\n", "") + html[at:]
+    return html[:at] + _shim() + SHADOWS.sub("data-shadow", html[at:])
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -2,45 +2,13 @@
 
 import os
 import re
-from pathlib import Path
 
 import httpx
 import live
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-pytestmark = [
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-UNSAFE = ["--disable-web-security", "--disable-site-isolation-trials"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), ignore_default_args=UNSAFE)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser, base):
-    context = browser.new_context(viewport={"width": 1180, "height": 800})
-    page = context.new_page()
-    asked, problems = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    page.goto(f"{base}/playground/")
-    page.wait_for_selector("[role=tabpanel]")
-    yield page
-    assert not problems
-    assert all(url.startswith((base, "blob:", "data:")) for url in asked)
-    context.close()
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def clean(page):
@@ -87,12 +55,43 @@ def test_an_edit_is_made_and_applied(page):
     page.wait_for_function("before => document.querySelector('.cm-content').innerText !== before", arg=before)
 
 
-def test_panels_fit_narrow_screens(page):
-    page.set_viewport_size({"width": 320, "height": 700})
-    for name in ("Chat", "Instant Edit", "Race", "Trace"):
+TABS = {
+    "Chat": "#ask",
+    "Apps": "#app-prompt",
+    "Instant Edit": ".cm-content",
+    "Race": "#race-prompt",
+    "Canvas lab": "#lab-text",
+    "Trace": "#trace-file",
+}
+
+
+@pytest.mark.parametrize(("width", "zoom"), [(320, 1), (1180, 2)])
+def test_panels_fit_narrow_screens_and_twice_the_size(page, width, zoom):
+    """A browser's zoom of 2 is half the width in twice the pixels; text alone may be twice as large, too."""
+    page.set_viewport_size({"width": width // zoom, "height": 700 // zoom})
+    for name, there in TABS.items():
         page.click(f"role=tab[name='{name}']")
-        page.wait_for_selector("[role=tabpanel]:visible :is(h2, textarea, .cm-content)")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 320, name
+        page.wait_for_selector(f"{there} >> visible=true")
+        for size in ("100%", f"{zoom * 100}%"):
+            page.evaluate("size => { document.documentElement.style.fontSize = size }", size)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width // zoom, (name, size)
+
+
+def test_reduced_motion_shows_what_is_committed_and_nothing_that_moves(browser, base):
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{base}/playground/")
+    page.wait_for_selector("#ask")
+    assert page.is_checked("text=Less motion")
+    page.evaluate("""() => { window.seen = 0; new MutationObserver(() => {
+      window.seen += document.querySelectorAll(".live .cell").length + document.getAnimations().length;
+    }).observe(document.body, {childList: true, subtree: true, characterData: true}); }""")
+    page.fill("#chat-max_tokens", "40")
+    page.fill("#ask", "Mia has a red ball. She")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=See every step")
+    assert page.evaluate("window.seen") == 0
+    context.close()
 
 
 def test_a_race_against_a_remote_model(browser, base, engine, monkeypatch):

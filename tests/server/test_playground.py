@@ -85,6 +85,8 @@ def test_alternatives_are_what_the_next_step_proposes(base):
     ("path", "body", "status", "said"),
     [
         ("run", {"decode": "diffusion"}, 400, "nothing to answer"),
+        ("run", {"canvas": "no hole"}, 400, "no hole"),
+        ("run", {"canvas": "[[3]] first"}, 400, "begins with a hole"),
         ("run", {"branch": {"trace": "run-0", "frame": 0}}, 404, "not kept any more"),
         ("alternatives", {"trace": "run-0", "frame": 0, "cell": 0}, 404, "not kept any more"),
         ("traces/open", {"lines": '{"mezzotint_trace": 99}'}, 400, "its version is not 1"),
@@ -99,13 +101,24 @@ def test_what_cannot_be_is_told(base, path, body, status, said):
     assert said in answer.json()["error"]["message"]
 
 
+def test_holes_are_filled_and_what_stands_between_them_stays(base):
+    events = run(base, prompt=None, canvas="Mia has a [[4]] ball. She [[5]] the park.")
+    trace = httpx.get(f"{base}/playground/traces/{events[0]['id']}").json()
+    cells = next(frame for frame in trace["frames"] if frame["kind"] == "denoise")["cells"]
+    assert "".join(text for text, state in cells if state == "locked") == " ball. She the park."
+    assert [state for _, state in cells[:5]] == ["mask"] * 4 + ["locked"]
+    assert re.fullmatch(r".+ ball\. She.+ the park\.", trace["text"], re.DOTALL)
+
+
 def test_the_page_asks_nobody_else(base):
     index = httpx.get(f"{base}/playground/")
     policy = index.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'self';" in policy
     assert httpx.get(f"{base}/").headers["location"] == "/playground/"
-    names = [path for path in pages.files() if path.endswith((".js", ".css")) and not path.startswith("vendor/")]
+    names = [
+        path for path in pages.files() if path.endswith((".js", ".css", ".html")) and not path.startswith("vendor/")
+    ]
     client = httpx.Client()
     for name in names:
         text = client.get(f"{base}/playground/files/{name}").text

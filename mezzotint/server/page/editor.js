@@ -21,11 +21,11 @@ export const language = (text) => (/^\s*<(!doctype|html|head|body|div|script)/i.
 export function extensions(label, more = []) {
   return [cm.EditorView.cspNonce.of(nonce), cm.history(), cm.EditorView.lineWrapping, cm.drawSelection(), marks,
     cm.syntaxHighlighting(cm.defaultHighlightStyle), cm.keymap.of([...cm.defaultKeymap, ...cm.historyKeymap]),
-    cm.EditorView.contentAttributes.of({ "aria-label": label }), ...more];
+    cm.EditorView.contentAttributes.of({ "aria-label": label, tabindex: "0" }), ...more];
 }
 
-/** locks, doubts: [start, end] in UTF-16 units. onLocks: where the locks are after the text changed. */
-export function Editor({ text, label, onText, onSelect, locks = [], doubts = [], numbers = false, readOnly = false, onRun }) {
+/** locks, doubts: [start, end] in UTF-16 units. goTo: {span}, a new object each time: what to select and bring into view. */
+export function Editor({ text, label, onText, onSelect, locks = [], doubts = [], numbers = false, readOnly = false, onRun, goTo }) {
   const place = useRef(null), view = useRef(null), calls = useRef({});
   calls.current = { onText, onSelect, onRun };
   useEffect(() => {
@@ -53,6 +53,12 @@ export function Editor({ text, label, onText, onSelect, locks = [], doubts = [],
     const all = [...locks.map(([a, b]) => mark.lock.range(a, Math.min(b, size))), ...doubts.map(([a, b]) => mark.doubt.range(a, Math.min(b, size)))];
     view.current.dispatch({ effects: setMarks.of(cm.Decoration.set(all.filter((range) => range.from < range.to), true)) });
   }, [JSON.stringify(locks), JSON.stringify(doubts), text]);
+  useEffect(() => {
+    if (!goTo) return;
+    const [anchor, head] = goTo.span.map((n) => Math.min(n, view.current.state.doc.length));
+    view.current.dispatch({ selection: { anchor, head }, scrollIntoView: true });
+    view.current.focus();
+  }, [goTo]);
   return html`<div class="editor" ref=${place}></div>`;
 }
 

@@ -4,14 +4,7 @@ import { html, useState, useEffect, useRef } from "./vendor/preact.js";
 import { get, post, text as fetchText } from "./api.js";
 import { Cells, Legend, Meter, Problem, useRun } from "./cells.js";
 import { animated } from "./picture.js";
-
-function save(name, body, type) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([body], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
+import { save } from "./save.js";
 
 export function Trace({ info, trace: wanted, shown, calm }) {
   const [trace, set] = useState(null);
