@@ -56,6 +56,7 @@ class Bench:
     dev: list[list[int]]
     before: tuple[int, ...] = ()  # what every document that is repaired stands behind, where the weights are shifted
     at_once: int = ROWS  # documents in one forward
+    causal: float = 0.0  # power of the causal law in a repair
 
     @property
     def banned(self) -> list[int]:
@@ -265,7 +266,7 @@ def repairs(b: Bench, rows: list[list[int]], rate: float, seed: int, thresholds:
         editable = valid & (index > 0) & (index < valid.sum(-1, keepdim=True) - 1)
         planted.append(wrong[editable])
         judged = {
-            "diffusion": doubts(b.denoiser, spoiled, valid, b.banned, b.before),
+            "diffusion": doubts(b.denoiser, spoiled, valid, b.banned, b.before, b.causal),
             "AR twin": ar_doubts(b.ar, spoiled, valid, b.banned),
         }
         arms = {}
@@ -280,7 +281,9 @@ def repairs(b: Bench, rows: list[list[int]], rate: float, seed: int, thresholds:
                 for t in thresholds:
                     arms[f"{name}, threshold {t:g}"] = torch.where((p > t) & editable, best, spoiled)
         for t in thresholds:
-            fixed, _, count = repair_tokens(b.denoiser, spoiled, valid, editable, b.banned, t, before=b.before)
+            fixed, _, count = repair_tokens(
+                b.denoiser, spoiled, valid, editable, b.banned, t, before=b.before, causal=b.causal
+            )
             arms[f"diffusion, threshold {t:g}"] = fixed
             calls += int(count.sum())
         for name, fixed in arms.items():
