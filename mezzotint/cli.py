@@ -1338,6 +1338,34 @@ def data_examples(
     print(out)
 
 
+@data_app.command("questions")
+@reporting
+def data_questions(
+    out: Annotated[str, typer.Argument(help="The JSON-lines file to write.")],
+    count: Annotated[int, typer.Option(help="How many are asked; repeated and unfinished ones are left out.")] = 500,
+    model: ModelName = "default",
+    max_tokens: Annotated[int, typer.Option(help="Longest question.")] = 96,
+    temperature: Temperature = 1.0,
+    batch: Annotated[int, typer.Option(help="Questions that are asked in one batch.")] = 48,
+    seed: Seed = 0,
+) -> None:
+    """Have a chat model ask itself, for `data regenerate` to answer: text of any subject in its own words."""
+    from rich.console import Console
+
+    from mezzotint.recipes.questions import questions, write_questions
+
+    if Path(out).exists():
+        raise BadInput(f"{out} exists; give another file")
+    engine, _ = _load(model)
+    with Console(stderr=True, highlight=False).status("") as status:
+        asked = questions(
+            engine, count, max_tokens, temperature, seed, batch, lambda done, all: status.update(f"{done:,} of {all:,}")
+        )
+    write_questions(out, asked)
+    print(f"{len(asked)} questions", file=sys.stderr)
+    print(out)
+
+
 @data_app.command("regenerate")
 @reporting
 def data_regenerate(
