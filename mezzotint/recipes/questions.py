@@ -21,6 +21,7 @@ from mezzotint.recipes.mixture import Prompts
 from mezzotint.sampler.verify import Verified
 
 SHORTEST = 12  # characters of a question
+UNANSWERED = "…"  # in place of an answer: rows without any are no conversations
 
 
 def questions(
@@ -57,10 +58,10 @@ def questions(
 
 
 def write_questions(out: str | Path, asked: list[str]) -> None:
-    """Chat rows whose answer is still empty, as `data regenerate` reads them. Raises ValueError where `out` exists, OSError."""
+    """Chat rows whose answer is still to come, as `data regenerate` reads them. Raises ValueError where `out` exists, OSError."""
     if Path(out).exists():
         raise ValueError(f"{out} exists; give another file")
     with whole_file(out) as file:
         for text in asked:
-            turns = [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
+            turns = [{"role": "user", "content": text}, {"role": "assistant", "content": UNANSWERED}]
             file.write(json.dumps({"messages": turns, "source": text}, ensure_ascii=False).encode() + b"\n")

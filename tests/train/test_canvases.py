@@ -1,5 +1,7 @@
 """Canvases over text: blocks begin where they should, hide what they should, and edits say what the alignment says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_texts import END, MASK, generator, ids, split, texts
@@ -27,6 +29,10 @@ def test_blocks_begin_anywhere_in_text_and_at_the_first_token_of_an_answer():
                 assert (tail == END).all() and batch.weight[i, n] > 0  # the end is learnt, what fills the block is not
                 assert (batch.weight[i, n + 1 : width] == 0).all()
     assert len(begins) == 8
+    batch = text_batch(texts(40, context=7), 8, replace(stage, anywhere=True), ids(), generator())
+    _, shown, start = split(batch)
+    firsts = {int((start[i][shown[i]] == start[i][shown[i]].min()).sum()) for i in range(40)}
+    assert len(firsts) > 4  # in answers too, where that is asked for
 
 
 def test_a_twin_is_masked_exactly_where_the_row_is_not():

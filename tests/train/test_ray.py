@@ -12,6 +12,8 @@ import pytest
 from checkpoints.tiny_checkpoint import write_folder, write_gguf
 
 import mezzotint as mz
+from mezzotint.recipes.questions import questions as ask_itself
+from mezzotint.recipes.questions import write_questions
 from mezzotint.train import ray as on_ray
 from mezzotint.train import regenerate as regenerating
 from mezzotint.train.corpus import Choice, build
@@ -115,6 +117,10 @@ def test_answers_depend_on_the_question_alone(model):
         user, answer = json.loads(line)
         assert user["content"].startswith("the ") and answer["role"] == "assistant" and answer["content"].strip()
     assert len({json.loads(line)[1]["content"] for line in together}) > 1
+    some = {"messages": [json.dumps(t) for t in turns], "source": ["s"] * 12}
+    cut = Regenerate(model, max_tokens=40, temperature=2.0, cut=True)(some)
+    ended = [line for line, cut in zip(cut["messages"], cut["cut"], strict=True) if not cut]
+    assert ended == together and len(together) < len(cut["messages"]) <= 12
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -130,6 +136,21 @@ def test_regenerating_on_ray(cluster, model, tmp_path):
     assert sorted(json.dumps(row["messages"]) for row in rows) == sorted(alone["messages"])
     with pytest.raises(ValueError, match="exists; give another"):
         regenerate(tmp_path / "new.jsonl", [str(file)], model)
+
+
+def test_a_model_asks_itself(model, tmp_path):
+    engine, told = mz.Engine(mz.load(model)), []
+    asked = ask_itself(engine, 10, max_tokens=40, temperature=2.0, batch=4, report=lambda *at: told.append(at))
+    assert asked == ask_itself(engine, 10, max_tokens=40, temperature=2.0, batch=10) and told[-1] == (10, 10)
+    assert 1 < len(asked) <= 10 and all(len(text) >= 12 for text in asked)
+    write_questions(tmp_path / "q.jsonl", asked)
+    found = questions(Source("q", (tmp_path / "q.jsonl",)).documents(Skipped()))
+    assert [json.loads(row["messages"])[0]["content"] for row in found] == asked
+    assert regenerate(tmp_path / "a.jsonl", [str(tmp_path / "q.jsonl")], model, max_tokens=40, cut=True)[0] == len(
+        asked
+    )
+    with pytest.raises(ValueError, match="exists; give another"):
+        write_questions(tmp_path / "q.jsonl", asked)
 
 
 def test_only_conversations_are_asked():
