@@ -49,8 +49,8 @@ SIZES = (4, 8, 16)
 CONTINUED = 48  # tokens that are written behind a prompt
 PROMPT = 200  # most tokens of one
 ROWS = 10
-THRESHOLDS = (0.5, 0.7, 0.9, 0.97, 0.99)
-CAUSAL = (0.0, SHIPPED_CAUSAL, 1.0)
+THRESHOLDS = (0.5, 0.7, 0.9, 0.97)
+CAUSAL = (0.0, SHIPPED_CAUSAL)
 REPAIRED = (24, 96)  # tokens of a text that is repaired
 SHIPPED = (1.5, 1.3)  # accepted a round, its interval
 
