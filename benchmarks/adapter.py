@@ -29,7 +29,6 @@ import torch
 import mezzotint as mz
 from mezzotint.checkpoints.adapter import adapter_sha256
 from mezzotint.draws import Draws
-from mezzotint.edit.repair import CAUSAL as SHIPPED_CAUSAL
 from mezzotint.eval.metrics import bootstrap
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CLEAN, Places, context_causal
@@ -50,7 +49,7 @@ CONTINUED = 48  # tokens that are written behind a prompt
 PROMPT = 200  # most tokens of one
 ROWS = 10
 THRESHOLDS = (0.5, 0.7, 0.9, 0.97)
-CAUSAL = (0.0, SHIPPED_CAUSAL)
+CAUSAL = (0.0, 0.5)  # powers that are tried; 0 is what `repair` does
 REPAIRED = (24, 96)  # tokens of a text that is repaired
 SHIPPED = (1.5, 1.3)  # accepted a round, its interval
 
@@ -200,7 +199,7 @@ def repair(
         found = scores.get(0.05, {})
         ours = [score for arm, score in found.items() if arm.startswith("diffusion, threshold")]
         theirs = [score for arm, score in found.items() if "AR twin" in arm]
-        good = good or (causal == SHIPPED_CAUSAL and bool(found) and max(ours) > max(theirs))
+        good = good or (causal == 0 and bool(found) and max(ours) > max(theirs))
     return lines, good
 
 

@@ -67,7 +67,7 @@ def main() -> None:
 
 def requests(decode: str, count: int, tokens: int) -> list[mz.Request]:
     return [
-        mz.Request(PROMPTS[n % len(PROMPTS)], decode=decode, max_tokens=tokens, seed=n)  # type: ignore[arg-type]
+        mz.Request(PROMPTS[n % len(PROMPTS)], decode=decode, max_tokens=tokens, seed=n)  # type: ignore[arg-type]  # checked there
         for n in range(count)
     ]
 
@@ -111,7 +111,7 @@ def throughput(
     for decode in decodes:
         for count in counts:
             rows = requests(decode, count, tokens)
-            measured = paired(lambda r=rows: continuous(engine, r), lambda r=rows: static(engine, r), rounds, clock)  # type: ignore[misc]
+            measured = paired(lambda r=rows: continuous(engine, r), lambda r=rows: static(engine, r), rounds, clock)  # type: ignore[misc]  # defaults of a lambda
             table.append((decode, count, *measured))
     best = {decode: max(row[3] for row in table if row[0] == decode) for decode in decodes}
     rows = [(*row, row[2] / best[row[0]]) for row in table]
@@ -147,7 +147,7 @@ def memory(engine: Engine, decodes: Sequence[str], context: int = 1024, streams:
     for decode in decodes:
         scheduler = Scheduler(engine, memory=1 << 31)
         words = engine.tokenizer.encode(" word" * context)
-        ask = mz.Request("x", raw=True, decode=decode, max_tokens=48)  # type: ignore[arg-type]
+        ask = mz.Request("x", raw=True, decode=decode, max_tokens=48)  # type: ignore[arg-type]  # checked there
         list(engine.stream(replace(ask, max_tokens=2)))  # what the first call allocates is no stream's
         gc.collect()
         before = process.memory_info().rss

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import report
 
@@ -39,7 +40,8 @@ def ours(threads: int, compute: str) -> dict[str, object]:
     began = time.perf_counter()
     engine = mz.Engine(mz.load("default"), compute=compute, threads=threads)
     loaded = time.perf_counter() - began
-    resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]  # noqa: SIM115
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    resident = next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]
     tokenizer, denoiser = engine.tokenizer, engine.denoiser
     prompt = tokenizer.encode(TEXT)
     with torch.inference_mode():

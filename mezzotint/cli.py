@@ -264,7 +264,7 @@ def generate(
         decode = "verified" if plain and not (chooses and (policy or quality)) else "diffusion"
     request = Request(
         text, raw=raw, decode=decode, max_tokens=max_tokens, temperature=temperature,  # type: ignore[arg-type]  # checked by Request
-        seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]
+        seed=seed, draft=draft, draft_text=draft_text, draft_length=draft_length,  # type: ignore[arg-type]  # as above
         policy=_policy(decode, policy, quality), locks=dict(map(_lock, lock or [])), blocks_in_flight=blocks_in_flight,
         condition=condition, guidance=guidance, format=_format(json_schema, regex),
     )  # fmt: skip

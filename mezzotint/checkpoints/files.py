@@ -27,20 +27,11 @@ def nearest_folder(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: str | Path, like: Path | None = None) -> Iterator[BinaryIO]:
-    """A binary file to write. It appears at `path` only when the block ends well; otherwise nothing is left.
-
-    like: a file whose permissions it gets. Raises OSError; on a full disk one that says so (errno ENOSPC).
-    """
-    path = Path(path)
+def _part_of(path: Path) -> Iterator[Path]:
+    """A name beside `path`, under which it is written; it takes its place when the block ends well."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if like is not None:
-            shutil.copymode(like, part)
+        yield part
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -53,6 +44,21 @@ def whole_file(path: str | Path, like: Path | None = None) -> Iterator[BinaryIO]
 
 
 @contextmanager
+def whole_file(path: str | Path, like: Path | None = None) -> Iterator[BinaryIO]:
+    """A binary file to write. It appears at `path` only when the block ends well; otherwise nothing is left.
+
+    like: a file whose permissions it gets. Raises OSError; on a full disk one that says so (errno ENOSPC).
+    """
+    with _part_of(Path(path)) as part:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if like is not None:
+            shutil.copymode(like, part)
+
+
+@contextmanager
 def whole_path(path: str | Path) -> Iterator[Path]:
     """A place for a file that somebody else's code opens and writes. It appears at `path` only when the block ends well.
 
@@ -62,20 +68,10 @@ def whole_path(path: str | Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(errno.EEXIST, f"{path} exists; choose another name or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _part_of(path) as part:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            part.unlink(missing_ok=True)
-            raise full_disk(path) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

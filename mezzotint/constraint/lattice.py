@@ -91,7 +91,7 @@ class Lattice:
     def _groups(self) -> tuple[_Groups, _Groups, _Groups, _Groups, _Groups]:
         """Edges by source, by target, by label; members by label, by class."""
         source, target, label, member_label, member_class = self._edges
-        return (*map(_Groups.by, (source, target, label, member_label, member_class)),)  # type: ignore[return-value]
+        return (*map(_Groups.by, (source, target, label, member_label, member_class)),)  # type: ignore[return-value]  # five in, five out
 
     @cached_property
     def _by_class(self) -> _Groups:

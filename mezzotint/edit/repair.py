@@ -25,8 +25,6 @@ from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.shapes import Tokens, Where
 
-CAUSAL = 0.5  # not measured yet: benchmarks/adapter.py --only repair compares it with 0
-
 
 def doubts(
     denoiser: Denoiser,
@@ -92,20 +90,15 @@ def can_repair(engine: Engine) -> bool:
     return facts.trained_canvas and facts.noise != "absorbing"
 
 
-def causal_weight(engine: Engine) -> float:
-    """Power of the causal law beside the canvas's: only an adapter's canvas stands beside an AR model as it was trained."""
-    adapter = engine.checkpoint.adapter
-    return CAUSAL if adapter is not None and adapter.gate == "canvas" else 0.0
-
-
 def repair(
     engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8,
-    causal: float | None = None,
+    causal: float = 0.0,
 ) -> Edit:  # fmt: skip
     """Repair a text token by token; characters in `locks` (spans `start, end`) stay.
 
-    causal: power of the weights' causal law beside the canvas's; None for what `causal_weight` says.
-    Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1.
+    causal: power of the weights' causal law beside the canvas's, for an adapter's: its clean stream is the base as it was.
+    Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1, a
+    causal below 0.
     """
     if not can_repair(engine):
         raise ValueError(
@@ -113,16 +106,15 @@ def repair(
         )
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
-    tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length - engine.denoiser.shift
+    if not causal >= 0:
+        raise ValueError(f"causal is {causal}; it must be at least 0")
+    before = [start_id(engine)] if engine.denoiser.shift or causal else []
+    tokenizer, limit = engine.tokenizer, engine.denoiser.config.max_length - len(before)
     source = Source.of(text, Locks.of(text, locks), tokenizer)
     if not 1 <= len(source) <= limit:
         raise ValueError(f"the text has {len(source)} tokens; this model reads 1 to {limit} at a time")
     tokens, valid = torch.tensor([source.ids]), torch.ones(1, len(source), dtype=torch.bool)
     banned = sorted(tokenizer.specials.values())
-    causal = causal_weight(engine) if causal is None else causal
-    if causal < 0:
-        raise ValueError(f"causal is {causal}; it must be at least 0")
-    before = [start_id(engine)] if engine.denoiser.shift or causal else []
     with torch.inference_mode():
         fixed, sure, calls = repair_tokens(
             engine.denoiser, tokens, valid, ~torch.tensor([source.locked]), banned, threshold, max_steps, before, causal

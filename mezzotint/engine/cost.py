@@ -126,7 +126,7 @@ class Plan:
             return replace(request, decode="diffusion", policy=replace(request.policy, canvas_length=self.block.block))
         way = self.lossless
         return replace(
-            request, decode=way.decode, draft=way.draft or request.draft,  # type: ignore[arg-type]
+            request, decode=way.decode, draft=way.draft or request.draft,  # type: ignore[arg-type]  # a Way's are a Request's
             draft_length=way.draft_length or request.draft_length,
         )  # fmt: skip
 

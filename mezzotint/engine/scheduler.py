@@ -20,6 +20,7 @@ import copy
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -50,7 +51,7 @@ class End:
     """The last thing that a job puts out when all went well."""
 
 
-class Job(Generic[T]):
+class Job(ABC, Generic[T]):
     """A piece of work and whoever waits for it. queued, started: `time.monotonic()`; started is None before its turn."""
 
     def __init__(self) -> None:
@@ -59,9 +60,9 @@ class Job(Generic[T]):
         self.started: float | None = None
         self.left = 0  # rows that have not ended
 
+    @abstractmethod
     def put(self, item: T | Exception | End) -> None:
         """Take what the work yields, in the scheduler's thread; at the end its error or `End`."""
-        raise NotImplementedError
 
 
 class Stream(Job[T]):

@@ -59,7 +59,7 @@ class _Protocol(LanguageServerProtocol):
             raise
 
     @lsp_method(types.WORKSPACE_EXECUTE_COMMAND)
-    async def lsp_workspace__execute_command(self, params: types.ExecuteCommandParams) -> Any:  # type: ignore[override]
+    async def lsp_workspace__execute_command(self, params: types.ExecuteCommandParams) -> Any:  # type: ignore[override]  # pygls has a generator here, run by its own rules
         command = self.fm.commands.get(params.command)
         if command is None:
             raise JsonRpcInvalidParams(

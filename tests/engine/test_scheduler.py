@@ -307,7 +307,10 @@ def test_what_was_read_is_not_read_again(engine, monkeypatch):
 
 def test_edits_take_turns_with_requests(engine):
     text = "Mia has a [[3]] ball. Tom has a [[ ]]."
-    fill = lambda engine, report: mz.infill(engine, text, seed=2, report=report).text  # noqa: E731
+
+    def fill(engine, report):
+        return mz.infill(engine, text, seed=2, report=report).text
+
     want = mz.infill(engine, text, seed=2).text
     scheduler = Scheduler(engine)
     filled = [scheduler.call(fill) for _ in range(2)]

@@ -148,7 +148,10 @@ class Editor:
             at += 2
             if at % 2 == 0:
                 lines.append(at)
-        spots = lambda place: lines[place["line"]] + 2 * place["character"]  # noqa: E731
+
+        def spots(place):
+            return lines[place["line"]] + 2 * place["character"]
+
         for edit in sorted(edits, key=lambda edit: -spots(edit["range"]["start"])):
             start, end = spots(edit["range"]["start"]), spots(edit["range"]["end"])
             data = data[:start] + edit["newText"].encode("utf-16-le") + data[end:]

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-httpx = pytest.importorskip("httpx")
-
-from mezzotint.cli import app  # noqa: E402
-from mezzotint.load_test import Load, run, table  # noqa: E402
+from mezzotint.cli import app
+from mezzotint.load_test import Load, run, table
 
 FULL = os.environ.get("MEZZOTINT_FULL") == "1"
 FAKE = Path(__file__).with_name("fake.py")
