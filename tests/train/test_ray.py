@@ -143,6 +143,9 @@ def test_a_model_asks_itself(model, tmp_path):
     asked = ask_itself(engine, 10, max_tokens=40, temperature=2.0, batch=4, report=lambda *at: told.append(at))
     assert asked == ask_itself(engine, 10, max_tokens=40, temperature=2.0, batch=10) and told[-1] == (10, 10)
     assert 1 < len(asked) <= 10 and all(len(text) >= 12 for text in asked)
+    assert set(ask_itself(engine, 10, max_tokens=16, temperature=2.0, batch=10)) < set(
+        asked
+    )  # unfinished ones are left out
     write_questions(tmp_path / "q.jsonl", asked)
     found = questions(Source("q", (tmp_path / "q.jsonl",)).documents(Skipped()))
     assert [json.loads(row["messages"])[0]["content"] for row in found] == asked
