@@ -1669,7 +1669,9 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; torch chooses by
 @app.command()
 @reporting
 def adapt(
-    configuration: Annotated[str, typer.Argument(help="cpu-smoke, cpu-hour, gpu-30min or gpu-2b.")] = "cpu-smoke",
+    configuration: Annotated[
+        str, typer.Argument(help="cpu-smoke, cpu-hour, gpu-30min or gpu-2b; drafts: a draft head for an adapter.")
+    ] = "cpu-smoke",
     overrides: Overrides = None,
     out: Out = "adapted",
     max_minutes: Minutes = None,
@@ -1689,14 +1691,21 @@ def adapt(
     """
     began = time.perf_counter()
     from mezzotint.recipes.adapt import CONFIGURATIONS, Corpus, corpus, within
+    from mezzotint.recipes.drafts import Drafting
     from mezzotint.train.data import data_folder
     from mezzotint.train.examples import read_examples
     from mezzotint.train.recipe import apply
 
-    if configuration not in CONFIGURATIONS:
-        raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}")
-    settings = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
-    settings = replace(settings, learning_rate=2e-4) if full else settings
+    settings: Any
+    if configuration == "drafts":
+        if full or resume:
+            raise BadInput("drafts learns a head beside an adapter, in one go; leave --full and --resume out")
+        settings = Drafting(seed=seed)
+    elif configuration in CONFIGURATIONS:
+        settings = replace(CONFIGURATIONS[configuration](), seed=seed, full=full)
+        settings = replace(settings, learning_rate=2e-4) if full else settings
+    else:
+        raise BadInput(f"unknown configuration {configuration!r}; known: {', '.join(CONFIGURATIONS)}, drafts")
     data = data_folder()
 
     def text_of(checkpoint: Checkpoint, wanted: Any) -> Any:
@@ -1756,6 +1765,7 @@ def _adapted(
     import torch
 
     import mezzotint as mz
+    from mezzotint.recipes import drafts
     from mezzotint.recipes.adapt import finetuning, run
     from mezzotint.train.distributed import join
 
@@ -1769,7 +1779,12 @@ def _adapted(
         if settings.name == "finetune" and any(example.draft is not None for example in text.train):
             settings = replace(settings, stages=finetuning(1.0, edits=True).stages)
         say(f"{len(text.train)} texts, {len(text.held_out)} held out")
-        report = run(checkpoint, text, settings, out, began=began, say=say, folder=folder, resume=resume, ranks=ranks)
+        if isinstance(settings, drafts.Drafting):
+            report = drafts.run(checkpoint, text, settings, out, began=began, say=say)
+        else:
+            report = run(
+                checkpoint, text, settings, out, began=began, say=say, folder=folder, resume=resume, ranks=ranks
+            )
         if not ranks.first:
             return
     if json_output:

@@ -2,7 +2,7 @@
 
     adapter_config.json        peft's LoRA settings: rank, alpha, which linears
     adapter_model.safetensors  the pairs, under peft's names
-    canvas.safetensors         role vector, control rows, confidence head, self-conditioning  ours
+    canvas.safetensors         role vector, control rows, heads, self-conditioning  ours
     mezzotint.json             the gate, the base and its SHA-256, the facts it brings about   ours
 
 A released one is stored in 8 bits: `adapter_model.q8.safetensors` in place of peft's file, which peft therefore does not
@@ -72,6 +72,7 @@ class AdapterFile:
     controls: tuple[str, ...] = ()
     confidence: bool = False
     self_conditioning: bool = False
+    draft_head: int = 0
     facts: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     slots: Mapping[str, Slot] = field(default_factory=dict, repr=False)
@@ -80,7 +81,15 @@ class AdapterFile:
         """control_ids: name -> id under the base's tokenizer."""
         ids = tuple(control_ids[name] for name in self.controls)
         return AdapterConfig(
-            self.rank, self.alpha, self.gate, self.targets, self.canvas, ids, self.confidence, self.self_conditioning
+            self.rank,
+            self.alpha,
+            self.gate,
+            self.targets,
+            self.canvas,
+            ids,
+            self.confidence,
+            self.self_conditioning,
+            self.draft_head,
         )
 
     def check(self, sizes: ModelConfig, config: AdapterConfig) -> None:
@@ -140,7 +149,7 @@ def save_adapter(
     ours = {
         "gate": config.gate, "base": {"name": base.name, "sha256": base.sha256},
         "controls": [names[i] for i in config.control_ids], "canvas": config.canvas, "confidence": config.confidence,
-        "self_conditioning": config.self_conditioning,
+        "self_conditioning": config.self_conditioning, "draft_head": config.draft_head,
         "facts": dict(facts), "made": dict(made or {}),
     }  # fmt: skip
     with whole_folder(folder) as part:
@@ -208,7 +217,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     if not (folder / FACTS).is_file():
         return AdapterFile(folder, base, rank, float(alpha), "all", targets, slots=slots)
     path = folder / FACTS
-    ours = {"self_conditioning": False} | _table(path)  # younger than the format
+    ours = {"self_conditioning": False, "draft_head": 0} | _table(path)  # younger than the format
     kinds = {
         "gate": str,
         "base": dict,
@@ -216,6 +225,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         "canvas": bool,
         "confidence": bool,
         "self_conditioning": bool,
+        "draft_head": int,
         "facts": dict,
         "made": dict,
     }
@@ -232,7 +242,8 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         slots |= read_header(folder / TENSORS)
     return AdapterFile(
         folder, Base(named["name"], named["sha256"]), rank, float(alpha), ours["gate"], targets, ours["canvas"],
-        tuple(ours["controls"]), ours["confidence"], ours["self_conditioning"], ours["facts"], ours["made"], slots,
+        tuple(ours["controls"]), ours["confidence"], ours["self_conditioning"], ours["draft_head"], ours["facts"],
+        ours["made"], slots,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@
                    x = embedding + role            one vector says "you are on the canvas"
                    MASK DELETE INSERT EXPAND       rows of their own, going in and coming out, untied
                    x + f(feedback)                 self-conditioning, where the adapter has it: what was said last
+    draft          h + g(h, tokens before)         the draft head, where the adapter has one: see `DraftHead`
 
 The gate is the role of a place. A pass over clean places alone costs nothing more; one over canvas places alone adds the
 pairs everywhere; a mixed one gathers the canvas places, so that the base's product is never computed twice. What clean
@@ -15,7 +16,7 @@ construction. `gate="all"` adds the pairs at every place instead: an ordinary Lo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -36,13 +37,15 @@ LINEARS = {
 }
 TARGETS = tuple(name for names in LINEARS.values() for name in names)
 GATES = ("canvas", "all")
+TOKENS_BEFORE = 2  # that a draft head hears
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """alpha: the pairs are scaled by alpha / rank. targets: which of the seven linears have a pair. canvas: is there a role
     vector? control_ids: ids with rows of their own on the canvas. confidence: is there a head that says whether a visible
-    token is right? self_conditioning: is what was said last of a canvas heard? Raises ValueError for what cannot be built."""
+    token is right? self_conditioning: is what was said last of a canvas heard? draft_head: width of the draft head, 0 for none.
+    Raises ValueError for what cannot be built."""
 
     rank: int = 32
     alpha: float = 64.0
@@ -52,8 +55,11 @@ class AdapterConfig:
     control_ids: tuple[int, ...] = ()
     confidence: bool = False
     self_conditioning: bool = False
+    draft_head: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.draft_head <= 1 << 16:
+            raise ValueError(f"draft_head is {self.draft_head}; it must lie between 0 and {1 << 16}")
         if not 1 <= self.rank <= 1024:
             raise ValueError(f"rank is {self.rank}; it must lie between 1 and 1024")
         if not 0 < self.alpha < float("inf"):
@@ -166,6 +172,30 @@ class SelfConditioning(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
 
 
+class DraftHead(nn.Module):
+    """What a canvas says of a place once the tokens before it are known: h + down(silu(gate x) * up x), x = [h, e1, e2].
+
+    A canvas speaks about all of its places at once, so what it says of one does not depend on what was drafted for the one
+    before. A draft is chosen from left to right, and this head, which costs next to nothing, hears what has been chosen:
+    h is the normed state, e1 and e2 what the base embeds the last two tokens as, all of unit mean square. `down` starts at
+    zero. Sequentially dependent draft heads, Hydra (arXiv 2402.05109); here the states are a denoiser's.
+    """
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        inputs = (1 + TOKENS_BEFORE) * config.width
+        self.gate_proj = nn.Linear(inputs, width, bias=False)
+        self.up_proj = nn.Linear(inputs, width, bias=False)
+        self.down_proj = nn.Linear(width, config.width, bias=False)
+        nn.init.zeros_(self.down_proj.weight)
+
+    def forward(self, hidden: Tensor, before: Tensor) -> Tensor:
+        """What is added to normed states `[..., D]`. before `[..., 2, D]`: embeddings of the tokens before, last first."""
+        size = hidden.shape[-1:]
+        x = torch.cat((F.rms_norm(hidden, size), F.rms_norm(before, size).flatten(-2)), -1)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 def fill(slots: dict[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy named tensors into all `slots`, one at a time. Raises ValueError for a missing, unknown or misshapen one."""
     slots = dict(slots)
@@ -198,10 +228,17 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.confidence.weight)
             nn.init.zeros_(self.confidence.bias)
         self.self_conditioning = SelfConditioning(config) if adapter.self_conditioning else None
+        self.draft_head = DraftHead(config, adapter.draft_head) if adapter.draft_head else None
         self.row: Tensor  # [V]: which control row an id has, -1 for none
         row = torch.full((config.vocab_size,), -1, dtype=torch.int64)
         row[list(adapter.control_ids)] = torch.arange(rows)
         self.register_buffer("row", row, persistent=False)
+
+    def add_draft_head(self, sizes: ModelConfig, width: int) -> Adapter:
+        """A fresh one, for an adapter that was made without. Raises ValueError as `AdapterConfig` does."""
+        self.config = replace(self.config, draft_head=width)
+        self.draft_head = DraftHead(sizes, width)
+        return self
 
     @torch.no_grad()
     def start(self, embedding: Tensor, head: Tensor) -> Adapter:
@@ -274,9 +311,9 @@ class Adapter(nn.Module):
                 "canvas.confidence.weight": self.confidence.weight,
                 "canvas.confidence.bias": self.confidence.bias,
             }
-        if self.self_conditioning is not None:
-            named = self.self_conditioning.named_parameters()
-            found |= {f"canvas.self_conditioning.{name}": tensor for name, tensor in named}
+        for name in ("self_conditioning", "draft_head"):
+            if (module := getattr(self, name)) is not None:
+                found |= {f"canvas.{name}.{key}": tensor for key, tensor in module.named_parameters()}
         return {name: tensor.detach() for name, tensor in found.items()}
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> Adapter:

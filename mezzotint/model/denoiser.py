@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 
+CANDIDATES = 256  # tokens that a draft head chooses among
+
+
 class Prediction(NamedTuple):
     """logits `[B, W, V]` of the wanted places; `about` int64 `[B, W]`, the position each row of them concerns."""
 
@@ -339,6 +342,28 @@ class Denoiser(nn.Module):
         if self.self_conditioning is not None:
             return True
         return self.adapter is not None and self.adapter.self_conditioning is not None
+
+    @property
+    def drafts_in_order(self) -> bool:
+        """Is there a draft head, for which a draft is chosen token by token (`redraft`)?"""
+        return self.adapter is not None and self.adapter.draft_head is not None
+
+    def draft_among(self, hidden: Tensor, before: Tokens, among: Tensor) -> Logits:
+        """The draft head's logits `[N, K]` of the ids `among` `[N, K]`, for normed canvas states `[N, D]`.
+
+        before `[N, 2]`: the tokens before each, the last one first. Raises ValueError without a draft head.
+        """
+        if self.adapter is None or self.adapter.draft_head is None:
+            raise ValueError("this checkpoint has no draft head")
+        weight = self.embedding(among) if self.head is None else F.embedding(among, self.head.weight)
+        moved = hidden + self.adapter.draft_head(hidden, self.embedding(before))
+        return (weight @ moved[..., None].to(weight.dtype))[..., 0]
+
+    def redraft(self, logits: Logits, hidden: Tensor, before: Tokens) -> Logits:
+        """Canvas logits `[N, V]` as the draft head sees them: the likeliest are judged again, all others stay below these."""
+        among = logits.topk(min(CANDIDATES, logits.shape[-1]), -1).indices
+        had, now = logits.gather(-1, among), self.draft_among(hidden, before, among).to(logits.dtype)
+        return (logits + (now.amin(-1, keepdim=True) - had.amin(-1, keepdim=True))).scatter(-1, among, now)
 
     @property
     def hears_tempered(self) -> bool:

@@ -274,7 +274,7 @@ def run(
             raise ValueError(f"there is no text in {name}; give more, from several sources")
     old, known = checkpoint.adapter, checkpoint.facts
     ids = ids_of(checkpoint, known.shift if known.trained_canvas else settings.shift)
-    measure_on = _some(text.held_out, settings.held_out)
+    measure_on = first_tokens(text.held_out, settings.held_out)
     prompts = prompts or [
         [*e.context, *e.text[: max(1, len(e.text) // 2 if e.free else 1)]] for e in measure_on[: settings.prompts]
     ]
@@ -283,7 +283,7 @@ def run(
     say(f"measuring the start on {sum(len(e.text) for e in measure_on)} tokens of {len(measure_on)} held-out texts")
     clock = time.perf_counter()
     denoiser = network(checkpoint, settings, ids).to(ranks.device)
-    probe = _causal(denoiser, measure_on)
+    probe = causal_logits(denoiser, measure_on)
     before = measure(denoiser, checkpoint, measure_on, ids, settings, prompts)
     measuring = time.perf_counter() - clock
 
@@ -354,7 +354,7 @@ def run(
     result = {
         **made, "before": before._asdict(), "after": after._asdict(), "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "ar_bit_equal": torch.equal(probe, _causal(after_network, measure_on)),
+        "ar_bit_equal": torch.equal(probe, causal_logits(after_network, measure_on)),
         "held_out_texts": len(measure_on), "draft_length": settings.draft_length,
         "total_seconds": round(time.perf_counter() - began, 1), "threads": torch.get_num_threads(),
     }  # fmt: skip
@@ -405,7 +405,7 @@ def _both(denoiser: Denoiser) -> bool:
     return denoiser.adapter is None or denoiser.adapter.config.gate == "all"
 
 
-def _some(examples: Sequence[Example], tokens: int) -> list[Example]:
+def first_tokens(examples: Sequence[Example], tokens: int) -> list[Example]:
     """The first examples that hold so many tokens together, the last one cut; edits are left out."""
     found: list[Example] = []
     for example in examples:
@@ -442,7 +442,7 @@ def measure(
 
 
 @torch.no_grad()
-def _causal(denoiser: Denoiser, examples: Sequence[Example]) -> torch.Tensor:
+def causal_logits(denoiser: Denoiser, examples: Sequence[Example]) -> torch.Tensor:
     """What the clean stream says of the first held-out texts: logits that an adapter must leave as they are."""
     ids = [list(e.context) + list(e.text) for e in examples[:4]]
     length = min(64, *map(len, ids))

@@ -11,6 +11,8 @@
   so what the canvas says there is ignored. Its other positions are the next draft.
 - A canvas reads clean keys and values before its start, those of this very call included, and no other canvas. So canvas j
   is, to rounding, the pass that a separate call would make after committing j draft tokens.
+- Weights with a draft head choose a draft from left to right, each token by what the canvas said and the tokens before it,
+  the seed first: the seed is known by then, though the canvas did not see it.
 - The text is AR's whatever the canvases say (see `verify`): they only decide how many calls it takes. A call always emits a
   token, so there are never more calls than AR makes.
 
@@ -44,6 +46,9 @@ class TwoStreamDenoiser(Protocol):
 
     @property
     def shift(self) -> int: ...
+    @property
+    def drafts_in_order(self) -> bool: ...
+    def redraft(self, logits: Logits, hidden: Tensor, before: Tokens) -> Logits: ...
     def new_cache(self, rows: int, capacity: int) -> Any: ...
     def __call__(self, tokens: Tokens, places: Places, visible: Visibility, cache: Any, want: Tensor) -> Any: ...
 
@@ -111,7 +116,7 @@ class SelfSpeculation:
             ids, counts = waiting
             here = draws.rows(torch.tensor(answers.active)).at(step=0)
             canvases = self._canvases(answers, drafted.lengths(), here.at(step=step))
-            logits, ahead = self._call(ids, counts, canvases, cache, every=step > 0)
+            logits, ahead, states = self._call(ids, counts, canvases, cache, every=step > 0)
             logits = answers.masked(logits, drafted.tokens)
             positions = positions_after(answers.texts, logits.shape[1])
             emitted = judge.emit(logits, drafted, answers.locked(logits.shape[1]), positions, here).ids
@@ -119,7 +124,7 @@ class SelfSpeculation:
             settled = [answers.add(i, new) for i, new in enumerate(emitted)]
             lengths = torch.tensor([len(new) for new, _, _ in settled])
             verified, computed = drafted.lengths().tolist(), (counts + canvases.valid.sum((1, 2))).tolist()
-            drafted = self._draft(answers, canvases, ahead, lengths - 1, here)
+            drafted = self._draft(answers, canvases, ahead, states, lengths - 1, here)
             stay = [i for i, (_, _, over) in enumerate(settled) if not over]
             for i, (r, (new, status, over)) in enumerate(zip(answers.active, settled, strict=True)):
                 kind = "read" if step == 0 else "verify" if verified[i] else "decode"
@@ -161,8 +166,10 @@ class SelfSpeculation:
         lock = answers.locked(accepted.shape[1] + 2 * k + 1).gather(1, offset.flatten(1)).reshape(positions.shape)
         return Canvases(torch.where(lock >= 0, lock, noise), positions, places < width[..., None], accepted, drafts)
 
-    def _call(self, ids: Tokens, counts: Tensor, canvases: Canvases, cache: Any, every: bool) -> tuple[Logits, Logits]:
-        """One call over [clean | canvases] -> causal logits `[B, k + 1, V]`, logits of the next drafts `[B, H, K, V]`.
+    def _call(
+        self, ids: Tokens, counts: Tensor, canvases: Canvases, cache: Any, every: bool
+    ) -> tuple[Logits, Logits, Tensor]:
+        """One call over [clean | canvases] -> causal logits `[B, k + 1, V]`, the next drafts' `[B, H, K, V]`, and states.
 
         every: causal logits of all clean places, else of each row's last. The caller keeps what is right in the cache.
         """
@@ -181,11 +188,13 @@ class SelfSpeculation:
         first = step.expand(rows, -1) if every else (counts - 1)[:, None]
         want = torch.cat((first, next_drafts.expand(rows, -1)), 1)
         tokens = torch.cat((ids, canvases.tokens.flatten(1)), 1)
-        logits = self.denoiser(tokens, clean.cat(canvas), context_causal(), cache, want).logits
-        causal = first.shape[1]
-        return logits[:, :causal], logits[:, causal:].unflatten(1, (outcomes, max(width - skip, 0)))
+        logits, _, states = self.denoiser(tokens, clean.cat(canvas), context_causal(), cache, want)
+        causal, drafts = first.shape[1], (outcomes, max(width - skip, 0))
+        return logits[:, :causal], logits[:, causal:].unflatten(1, drafts), states[:, causal:].unflatten(1, drafts)
 
-    def _draft(self, answers: Answers, canvases: Canvases, logits: Logits, accepted: Tensor, draws: Draws) -> Drafted:
+    def _draft(
+        self, answers: Answers, canvases: Canvases, logits: Logits, states: Tensor, accepted: Tensor, draws: Draws
+    ) -> Drafted:
         """What the canvas of each row's outcome says about the tokens after the new seed, locked ids written into it.
 
         The draft is drawn with the uniform number that AR will use at the same position: under the coupled rule it is
@@ -198,11 +207,27 @@ class SelfSpeculation:
         counts = torch.where(match.any(-1), canvases.drafts[row, index], 0)
         illegal = {*self.banned, *self.controls, self.process.mask_id}
         said, places = logits[row, index], positions_after(answers.texts, logits.shape[2])
-        tokens, probs = choose(said, places, self.temperature, draws, [i for i in illegal if i is not None])
-        lock = answers.locked(tokens.shape[1])
+        banned, lock = [i for i in illegal if i is not None], answers.locked(logits.shape[2])
+        if self.denoiser.drafts_in_order:
+            said = self._in_order(answers, said, states[row, index], places, lock, banned, draws)
+        tokens, probs = choose(said, places, self.temperature, draws, banned)
         if answers.guide is not None:
             uniform = draws.uniform("token", places)
             tokens, probs = answers.guide.drafted(
                 said, answers.active, lock, self.temperature, uniform, tokens, probs
             )  # fmt: skip
         return Drafted(torch.where(lock >= 0, lock, tokens), probs, counts)
+
+    def _in_order(
+        self, answers: Answers, said: Logits, states: Tensor, places: Tensor, lock: Tokens, banned: Sequence[int], draws: Draws
+    ) -> Logits:  # fmt: skip
+        """What the draft head makes of `said` `[B, K, V]`, each position given the tokens that are chosen before it."""
+        before = torch.tensor([(text[-1], text[-2] if len(text) > 1 else text[-1]) for text in answers.texts])
+        found = []
+        for j in range(said.shape[1]):
+            now = self.denoiser.redraft(said[:, j], states[:, j], before)[:, None]
+            token, _ = choose(now, places[:, j : j + 1], self.temperature, draws, banned)
+            token = torch.where(lock[:, j : j + 1] >= 0, lock[:, j : j + 1], token)
+            before = torch.cat((token, before[:, :1]), 1)
+            found.append(now)
+        return torch.cat(found, 1)

@@ -62,7 +62,7 @@ class CanvasLoss:
         total = canvas.weight.sum()
         if not total > 0:
             raise ValueError("a batch has no position with a loss")
-        recorded, law, row = self._read(denoiser, clean)
+        recorded, law, row = self.read(denoiser, clean)
         tokens, weight = canvas.tokens, canvas.weight
         filled = torch.zeros_like(canvas.places.valid)
         if self.own:
@@ -73,7 +73,7 @@ class CanvasLoss:
         b, c = where.nonzero().unbind(-1)
         # the column of the clean row that speaks about the same position
         column = canvas.places.position[b, c] + denoiser.shift - 1
-        exact = self._exact(denoiser, canvas, clean, tokens)[b, c]
+        exact = self.exact(denoiser, canvas, clean, tokens)[b, c]
         teacher = law[row[b], column.clamp(0, law.shape[1] - 1)] if self.teach else None
         nats = weighted_nats(
             denoiser, denoiser.norm(x[where]), canvas.places.role[where], canvas.target[where], weight[where], self.chunk,
@@ -87,7 +87,7 @@ class CanvasLoss:
         return nats / total
 
     @torch.no_grad()
-    def _read(self, denoiser: Denoiser, clean: Batch) -> tuple[Recorded, Tensor, Tensor]:
+    def read(self, denoiser: Denoiser, clean: Batch) -> tuple[Recorded, Tensor, Tensor]:
         """The clean stream, each text once: keys and values, normed states `[U, L, D]`, and which text each row has `[B]`."""
         same = (clean.tokens[1:] == clean.tokens[:-1]).all(-1)
         same &= (clean.places.valid[1:] == clean.places.valid[:-1]).all(-1)
@@ -98,7 +98,7 @@ class CanvasLoss:
         row = first.cumsum(0) - 1
         return Recorded(cache, places, row), denoiser.norm(states), row
 
-    def _exact(self, denoiser: Denoiser, canvas: Batch, clean: Batch, tokens: Tokens) -> Where:
+    def exact(self, denoiser: Denoiser, canvas: Batch, clean: Batch, tokens: Tokens) -> Where:
         """Rows about a mask with nothing visible right of it in its block, whose token stands in the clean text."""
         start, valid, shift = canvas.places.start, canvas.places.valid, denoiser.shift
         masked = valid & (tokens == self.mask_id)

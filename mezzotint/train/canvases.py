@@ -70,7 +70,8 @@ class Stage:
     sizes: block size -> its part of the batches; 0 is the whole text. Levels have a bell's density on [low, high], and are 1
     in `at_one` of the blocks. bias: times Efficient-DLM's slope. errors: the largest rate of wrong visible tokens, 0 in two
     fifths of the blocks. edits: share of batches that are edits. keep: weight of right tokens, at which nothing changes.
-    anywhere: blocks begin anywhere in answers too, as drafts for a verifying call do.
+    anywhere: blocks begin anywhere in answers too, as drafts for a verifying call do. copies: times that each text is noised,
+    each with an offset of its own; it is read once.
     """
 
     share: float = 1.0
@@ -84,10 +85,13 @@ class Stage:
     keep: float = 0.1
     complement: bool = True
     anywhere: bool = False
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 0 or min(self.sizes.values()) <= 0:
             raise ValueError(f"sizes are {dict(self.sizes)}; name block sizes from 0 with positive parts")
+        if self.copies < 1:
+            raise ValueError(f"copies is {self.copies}; it must be at least 1")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"levels from {self.low} to {self.high}; they must lie between 0 and 1, in this order")
         for name in ("share", "at_one", "errors", "edits", "keep"):
@@ -147,6 +151,7 @@ def text_batch(
     examples: Sequence[Example], size: int, stage: Stage, ids: Ids, generator: torch.Generator, ar: float = 0.0
 ) -> Batch:
     """Canvases over every text, one level a block. `[B, C + L]`: canvas columns, then the clean ones."""
+    examples = [e for e in examples for _ in range(stage.copies)]
     size = size or max(len(e.text) for e in examples) + 1
     text, real = pad_rows([[*e.text, *[ids.end] * e.ends] for e in examples], ids.end)
     ends = torch.tensor([e.ends for e in examples])[:, None]
@@ -172,7 +177,7 @@ def text_batch(
     text, start, shown, real = (x.repeat_interleave(copies, 0) for x in (text, start, shown, real))
     weight = torch.where(right.flatten(0, 1), stage.keep, 1.0) * real
     examples = [e for e in examples for _ in range(copies)]
-    return _batch(examples, tokens.flatten(0, 1), start, shown, text, weight, ids, ar / copies)
+    return _batch(examples, tokens.flatten(0, 1), start, shown, text, weight, ids, ar / copies / stage.copies)
 
 
 def edit_batch(

@@ -248,3 +248,26 @@ def test_missing_files_are_named(saved, tiny, tmp_path):
     (tmp_path / "adapter_config.json" / "adapter_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="expected an object"):
         read_adapter(tmp_path / "adapter_config.json")
+
+
+def test_a_draft_head_is_kept_and_folders_older_than_it_have_none(saved, tiny, tmp_path):
+    checkpoint, _, folder = saved
+    denoiser = learnt(checkpoint, draft_head=12)
+    kept = checkpoint.save_adapter(tmp_path / "headed", denoiser, checkpoint.facts)
+    hidden, before = torch.randn(3, checkpoint.config.width), torch.tensor([[5, 6], [7, 8], [9, 9]])
+    logits = denoiser.speak(hidden, torch.ones(3))
+    for found in (load(tiny[1], adapter=kept), load(load(tiny[1], adapter=kept).save(tmp_path / "whole"))):
+        assert torch.equal(found.denoiser().redraft(logits, hidden, before), denoiser.redraft(logits, hidden, before))
+    small = checkpoint.save_adapter(tmp_path / "small", denoiser, checkpoint.facts, dtype=torch.int8)
+    near = load(tiny[1], adapter=small).denoiser().redraft(logits, hidden, before)
+    assert torch.allclose(near, denoiser.redraft(logits, hidden, before), atol=0.1)
+    assert not load(tiny[1], adapter=folder).denoiser().drafts_in_order
+    table = json.loads((kept / "mezzotint.json").read_text())
+    for value, message in ((None, "expected int"), (-3, "draft_head"), (13, "expected")):
+        (kept / "mezzotint.json").write_text(json.dumps(table | {"draft_head": value}))
+        with pytest.raises(CheckpointError, match=message):
+            load(tiny[1], adapter=kept)
+    del table["draft_head"]
+    (kept / "mezzotint.json").write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match="no place"):
+        load(tiny[1], adapter=kept)

@@ -237,3 +237,45 @@ def test_some_linears_alone_can_be_adapted(targets):
     tokens, places = mixed()
     want, got = (m(tokens, places, context_causal()).logits for m in (base(), model))
     assert torch.equal(want[places.role == CLEAN], got[places.role == CLEAN]) and (want - got).abs().max() > 1e-3
+
+
+def test_a_draft_head_hears_the_tokens_before_and_says_nothing_before_it_has_learnt():
+    model = adapted(draft_head=8)
+    g = torch.Generator().manual_seed(2)
+    hidden, before = torch.randn(5, 48, generator=g), torch.randint(0, 97, (5, 2), generator=g)
+    logits = model.speak(hidden, torch.full((5,), CLEAN))  # what the head's own product is compared with
+    fresh = adapted().adapter.add_draft_head(CONFIG, 8)
+    assert fresh.config.draft_head == 8 and not fresh.draft_head.down_proj.weight.any()
+    with_fresh = base().adapt(AdapterConfig(4, draft_head=8))
+    assert with_fresh.drafts_in_order and not adapted().drafts_in_order
+    assert torch.allclose(
+        with_fresh.redraft(logits, hidden, before), F.linear(hidden, with_fresh.embedding.weight), atol=1e-5
+    )
+
+    head, table = model.adapter.draft_head, model.embedding.weight
+    parts = (hidden, table[before[:, 0]], table[before[:, 1]])
+    x = torch.cat([part / part.square().mean(-1, keepdim=True).sqrt() for part in parts], -1)
+    moved = hidden + (F.silu(x @ head.gate_proj.weight.T) * (x @ head.up_proj.weight.T)) @ head.down_proj.weight.T
+    assert torch.allclose(
+        model.redraft(logits, hidden, before), moved @ table.T, atol=1e-4
+    )  # so small a vocabulary is all looked at
+    assert not torch.allclose(
+        model.redraft(logits, hidden, before), model.redraft(logits, hidden, before.flip(1)), atol=1e-4
+    )
+
+
+def test_what_a_draft_head_does_not_look_at_stays_below_in_its_order(monkeypatch):
+    monkeypatch.setattr("mezzotint.model.denoiser.CANDIDATES", 10)
+    model = adapted(draft_head=8)
+    hidden, before = torch.randn(6, 48), torch.randint(0, 97, (6, 2))
+    logits = F.linear(hidden, model.embedding.weight)
+    said, looked = model.redraft(logits, hidden, before), logits.topk(10, -1).indices
+    assert torch.allclose(said.gather(-1, looked), model.draft_among(hidden, before, looked))
+    rest = torch.ones_like(logits, dtype=torch.bool).scatter(-1, looked, False)
+    others, were = said[rest].view(6, -1), logits[rest].view(6, -1)
+    assert (others.amax(-1) < said.gather(-1, looked).amin(-1) + 1e-5).all()
+    assert torch.equal(others.argsort(-1), were.argsort(-1))
+    with pytest.raises(ValueError, match="no draft head"):
+        adapted().redraft(logits, hidden, before)
+    with pytest.raises(ValueError, match="draft_head is -1"):
+        AdapterConfig(draft_head=-1)

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 import mezzotint as mz
 from mezzotint.cli import app
+from mezzotint.recipes import drafts
 from mezzotint.recipes.adapt import CONFIGURATIONS, Adaptation, Corpus, corpus, finetuning, run, within
+from mezzotint.recipes.drafts import Drafting
 from mezzotint.train.canvases import Example, Stage
 from mezzotint.train.monitor import read_metrics
 from mezzotint.train.rows import examples_of, read_examples
@@ -234,3 +236,31 @@ def test_the_commands(tmp_path, monkeypatch):
 def test_edits_are_learnt_where_there_are_edits():
     assert finetuning(1.0).stages[0].edits == 0 and finetuning(1.0, edits=True).stages[0].edits > 0
     assert finetuning(1.0, full=True).learning_rate < finetuning(1.0).learning_rate
+
+
+def test_an_adapter_learns_to_draft_and_stays_what_it_is(adapted, tiny, text, tmp_path):
+    _, out = adapted
+    top, settings = mz.load("tiny", adapter=out), Drafting(
+        minutes=None, places=400, width=32, size=5, passes=3, count=32, held_out=60, prompts=2, draft_length=4
+    )  # fmt: skip
+    found = drafts.run(top, text, settings, tmp_path / "drafts")
+    assert found["ar_bit_equal"] and found["before"]["canvas_nats"] == found["after"]["canvas_nats"]
+    assert found["lesson_nats"][-1] < found["lesson_nats"][0] and found["drafts"]["places"] >= 400
+    assert found["configuration"] == "quick"  # how the adapter itself was made
+    headed = mz.load("tiny", adapter=tmp_path / "drafts")
+    was, now = top.denoiser().adapter.tensors(), headed.denoiser().adapter.tensors()
+    assert all(torch.equal(was[name], now[name]) for name in was) and len(now) == len(was) + 3
+    request = mz.Request("Mia has", raw=True, decode="verified", draft="self", max_tokens=12)
+    texts = {mz.Engine(checkpoint).generate(request)[0].text for checkpoint in (tiny, top, headed)}
+    assert len(texts) == 1  # the same text with and without
+    more = drafts.run(headed, text, settings, tmp_path / "more")
+    assert more["lesson_nats"][0] < found["lesson_nats"][0]  # the head that is there goes on
+    for wrong, message in (({"minutes": None}, "no end"), ({"size": 1}, "size is 1"), ({"width": 0}, "width is 0")):
+        with pytest.raises(ValueError, match=message):
+            Drafting(**wrong)
+    with pytest.raises(ValueError, match="has no adapter of its canvas"):
+        drafts.run(tiny, text, settings, tmp_path / "none")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        drafts.run(top, text, settings, tmp_path / "drafts")
+    with pytest.raises(ValueError, match="there is no text of 200 tokens"):
+        drafts.run(top, text, dataclasses.replace(settings, size=100), tmp_path / "none")

@@ -7,6 +7,7 @@ import torch
 
 from mezzotint.draws import Draws
 from mezzotint.engine.request import Request
+from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal
@@ -14,7 +15,7 @@ from mezzotint.noise import Absorbing, Uniform
 from mezzotint.sampler.canvas import OPEN
 from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Trace
-from mezzotint.sampler.verify import Verified
+from mezzotint.sampler.verify import Verified, choose
 
 V, MASK, STOP = 41, 40, 39
 CONFIG = ModelConfig(V, 32, 2, 4, 2, 8, 48, 96)
@@ -29,6 +30,14 @@ def load(model, seed=0, scale=0.35):
 
 
 MODELS = {shift: load(Denoiser(CONFIG, shift)) for shift in (0, 1)}
+
+
+def headed(shift=0):
+    """The same weights with a draft head that has, as it were, learnt."""
+    model = load(Denoiser(CONFIG, shift)).adapt(AdapterConfig(2, draft_head=8)).requires_grad_(False)
+    g = torch.Generator().manual_seed(3)
+    model.adapter.load([(n, torch.randn(t.shape, generator=g) * 0.3) for n, t in model.adapter.tensors().items()])
+    return model
 
 
 class Watched(Denoiser):
@@ -83,6 +92,36 @@ def test_fused_and_two_call_texts_are_ars(shift, temperature):
                 for trace, alone in zip(traces, single, strict=True):
                     assert trace.num_calls <= alone.num_calls
                     assert trace.num_tokens == alone.num_tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("outcomes", ["all", "last", "none"])
+def test_with_a_draft_head_the_text_is_ars_and_a_draft_is_chosen_token_by_token(outcomes, temperature):
+    model = headed(shift=1)
+    ar, _ = traced(plain(model, temperature))
+    forced = [{3: 7, 4: 8} for _ in PROMPTS]
+    assert traced(speculative(model, 5, outcomes, temperature=temperature))[0] == ar
+    assert (
+        traced(speculative(model, 5, outcomes, temperature=temperature), forced=forced)[0]
+        == traced(plain(model, temperature), forced=forced)[0]
+    )
+    run, notes = speculative(model, 5, outcomes, temperature=temperature), []
+
+    def noting(answers, said, states, places, lock, banned, draws):
+        found = SelfSpeculation._in_order(run, answers, said, states, places, lock, banned, draws)
+        tokens, _ = choose(found, places, temperature, draws, banned)
+        for i, text in enumerate(answers.texts):
+            before = [text[-1], text[-2] if len(text) > 1 else text[-1]]
+            for j in range(said.shape[1]):
+                alone = model.redraft(said[i, j : j + 1], states[i, j : j + 1], torch.tensor([before]))
+                assert torch.allclose(alone[0], found[i, j], atol=1e-4)
+                before = [int(tokens[i, j]), before[0]]
+                notes.append(not torch.equal(found[i, j].argmax(), said[i, j].argmax()))
+        return found
+
+    object.__setattr__(run, "_in_order", noting)
+    traced(run, max_tokens=10)
+    assert any(notes)
 
 
 @pytest.mark.parametrize("noise", PROCESSES)

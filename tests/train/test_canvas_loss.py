@@ -130,7 +130,7 @@ def test_own_samples_are_the_networks_and_repeat():
     width, _, _ = split(batch)
     canvas, clean = columns(batch, slice(0, width)), columns(batch, slice(width, None))
     loss = CanvasLoss(MASK, own=0.6)
-    recorded = loss._read(denoiser, clean)[0]
+    recorded = loss.read(denoiser, clean)[0]
     tokens, weight, filled = loss._own(denoiser, canvas, recorded)
     again = loss._own(denoiser, canvas, recorded)
     assert torch.equal(tokens, again[0]) and torch.equal(weight, again[1])
@@ -173,7 +173,7 @@ def test_feedback_in_training_is_that_of_decoding(shift):
 
     def hear(rows):
         c, t = canvas.rows(*rows), clean.rows(*rows)
-        recorded, law, row = loss._read(denoiser, t)
+        recorded, law, row = loss.read(denoiser, t)
         return loss._hear(denoiser, c.tokens, c.places, recorded, law[row])
 
     together = hear((0, 40))
