@@ -8,7 +8,8 @@ measured. Chat prompts are self-instruct's user-oriented ones, which never enter
     ar       logits of the clean stream with and without the adapter
     bound    NELBO of canvases of 4, 8 and 16 beside AR's exact value, in nats a token, standard error by document
     drafts   tokens that a verifying call accepts, and tokens a call, when the canvas drafts; `count` prompts each
-    repair   planted errors: F0.5 and AUROC beside replacing what the base itself finds least likely
+    repair   planted errors: F0.5 and AUROC beside replacing what the base itself finds least likely, which is told how many
+             errors there are; with the canvas alone, and with the causal law beside it as `repair` uses it
 
 It may be shipped when more than 1.5 tokens a round are accepted on code and on chat, both intervals above 1.3, and repair
 at 5% has a larger F0.5 than every arm of the base.
@@ -29,6 +30,7 @@ import torch
 import mezzotint as mz
 from mezzotint.checkpoints.adapter import adapter_sha256
 from mezzotint.draws import Draws
+from mezzotint.edit.repair import CAUSAL
 from mezzotint.eval.metrics import bootstrap
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.visibility import CLEAN, Places, context_causal
@@ -49,7 +51,7 @@ CONTINUED = 48  # tokens that are written behind a prompt
 PROMPT = 200  # most tokens of one
 ROWS = 10
 THRESHOLDS = (0.5, 0.7, 0.9, 0.97)
-CAUSAL = (0.0, 0.5)  # powers that are tried; 0 is what `repair` does
+POWERS = (0.0, CAUSAL)  # of the causal law; the second is what `repair` uses under an adapter
 REPAIRED = (24, 96)  # tokens of a text that is repaired
 SHIPPED = (1.5, 1.3)  # accepted a round, its interval
 
@@ -193,13 +195,13 @@ def repair(
     bench = tiny.Bench(checkpoint, network, base, rows[:count], [], rows[count:], (start,), ROWS)
     lines: list[str] = []
     good = False
-    for causal in CAUSAL:
+    for causal in POWERS:
         more, scores = tiny.repairing(dataclasses.replace(bench, causal=causal), rates, THRESHOLDS)
         lines += [f"### Causal law to the power {causal:g}", "", *more]
         found = scores.get(0.05, {})
         ours = [score for arm, score in found.items() if arm.startswith("diffusion, threshold")]
         theirs = [score for arm, score in found.items() if "AR twin" in arm]
-        good = good or (causal == 0 and bool(found) and max(ours) > max(theirs))
+        good = good or (causal == CAUSAL and bool(found) and max(ours) > max(theirs))
     return lines, good
 
 

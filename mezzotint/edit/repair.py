@@ -7,7 +7,8 @@ Needs weights trained on visible errors (hybrid or uniform noise): a purely mask
 sees. Length stays; this is token editing (LLaDA2.1, arXiv 2602.08676) that starts from a text of the user's.
 
 An adapter's weights have a second opinion: the base's own causal law, which never sees the token it judges nor what is right
-of it. The two are multiplied (a product of experts, Hinton 2002), the causal law to the power `causal`.
+of it. The two are multiplied (a product of experts, Hinton 2002), the causal law to the power `causal`: each alone is wrong
+where the other is not (measured by benchmarks/adapter.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mezzotint.edit.source import Change, Source
 from mezzotint.engine.engine import Engine
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.shapes import Tokens, Where
+
+CAUSAL = 0.5  # power of the causal law, for weights under an adapter of the canvas
 
 
 def doubts(
@@ -92,12 +95,12 @@ def can_repair(engine: Engine) -> bool:
 
 def repair(
     engine: Engine, text: str, threshold: float = 0.9, locks: Sequence[tuple[int, int]] = (), max_steps: int = 8,
-    causal: float = 0.0,
+    causal: float | None = None,
 ) -> Edit:  # fmt: skip
     """Repair a text token by token; characters in `locks` (spans `start, end`) stay.
 
-    causal: power of the weights' causal law beside the canvas's, for an adapter's: its clean stream is the base as it was.
-    Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1, a
+    causal: power of the weights' causal law beside the canvas's; None is `CAUSAL` where an adapter has left the clean stream
+    as it was, and 0 for other weights. Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1, a
     causal below 0.
     """
     if not can_repair(engine):
@@ -106,6 +109,9 @@ def repair(
         )
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    if causal is None:
+        adapter = engine.denoiser.adapter
+        causal = CAUSAL if adapter is not None and adapter.config.gate == "canvas" else 0.0
     if not causal >= 0:
         raise ValueError(f"causal is {causal}; it must be at least 0")
     before = [start_id(engine)] if engine.denoiser.shift or causal else []

@@ -15,8 +15,9 @@ from mezzotint.edit.ask import Ask
 from mezzotint.edit.editor import Where, edit, resolve
 from mezzotint.edit.locks import Locks
 from mezzotint.edit.passages import Sizes, passages, start_id
-from mezzotint.edit.repair import doubts
+from mezzotint.edit.repair import CAUSAL, doubts
 from mezzotint.edit.source import Source
+from mezzotint.model.adapter import AdapterConfig
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,20 @@ def loud(folder, scale=12.0, **facts):
         engine.denoiser.norm.weight *= scale
         engine.denoiser.embedding.weight[sorted(facts.control_ids.values())] *= 1.5
     return engine
+
+
+def test_under_an_adapter_the_causal_law_has_a_say_in_repair_unless_told_otherwise(folder):
+    engine, text = loud(folder, 3.0, noise="hybrid", shift=1), "the thing and the thing"
+
+    def fixed(**how):
+        found = mz.repair(engine, text, threshold=0.0, max_steps=1, **how)
+        return found.after, found.num_calls
+
+    assert fixed() == fixed(causal=0.0) != fixed(causal=CAUSAL)
+    engine.denoiser.adapt(AdapterConfig(2, draft_head=2)).requires_grad_(False)
+    assert fixed() == fixed(causal=CAUSAL) != fixed(causal=0.0)
+    with pytest.raises(ValueError, match="causal is -1"):
+        fixed(causal=-1)
 
 
 class Copying:
