@@ -523,7 +523,11 @@ def _from_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(path, "number of layers", f"{config.num_layers}; the files hold {len(stored)} tensors", 0)
     slots = family.check(stored, config, folder)
     if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(folder, "tokenizer.json", "missing")
+        others = [
+            name for name in ("spiece.model", "tokenizer.model", "vocab.txt", "vocab.json") if (folder / name).is_file()
+        ]
+        hint = f"; {others[0]} alone is not read: AutoTokenizer of transformers writes one of it" if others else ""
+        raise CheckpointError(folder, "tokenizer.json", f"missing{hint}")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(

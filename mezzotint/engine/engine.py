@@ -116,7 +116,7 @@ class Engine:
     def _ids(self, request: Request, prompt: str | Sequence[Mapping[str, str]], before: str | None) -> list[int]:
         text = (before or "") + prompt if isinstance(prompt, str) else ""
         if isinstance(prompt, str) and (request.raw or not (request.prompt or before)):
-            ids = self.tokenizer.encode(text)
+            ids = self.tokenizer.prompt(text)
             if text and not ids:
                 raise ValueError(f"{self.checkpoint.name} has no token for anything in the prompt; leave it out")
         else:
