@@ -11,7 +11,7 @@ def main() -> None:
     checkpoint = mz.load("tiny")
     for compute in ("float32", "int8-weights"):
         engine = mz.Engine(checkpoint, compute=compute)
-        (reply,) = engine.generate(mz.Request("Once upon", raw=True, max_tokens=16, decode="ar"))
+        (reply,) = engine.generate(mz.Request("Mia has", raw=True, max_tokens=16, decode="ar"))
         print(f"{compute:12} {megabytes(engine.denoiser):.2f} MB  {reply.text!r}")
 
 
