@@ -52,7 +52,10 @@ AdapterFolder = Annotated[
 ]
 Compute = Annotated[
     str,
-    typer.Option(help="float32, int8 (faster on a CPU; needs mezzotint[fast]), or auto: int8 where it is possible."),
+    typer.Option(
+        help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights (any family in a quarter of the memory), "
+        "or auto: int8 where it is possible."
+    ),
 ]
 Cores = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores without it.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]

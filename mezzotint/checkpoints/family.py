@@ -25,8 +25,10 @@ from torch import Tensor
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.keys import Keys
 from mezzotint.checkpoints.shapes import Shape, shapes
-from mezzotint.checkpoints.weights import Slot, read_part
+from mezzotint.checkpoints.weights import CHUNK, Slot, read_part
+from mezzotint.model.adapter import fill
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.int8 import Rounded
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Fold = Callable[[ModelConfig, Iterator[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
@@ -133,19 +135,30 @@ class Family:
                 yield part, tensor + 1 if entry.way == "plus_one" else tensor
                 first += prod(ours[part])
 
-    def fill(self, target: dict[str, Tensor], slots: dict[str, Slot], config: ModelConfig) -> None:
-        """Read every tensor straight into the network's slots: at no time is another copy of one in memory."""
+    def fill(self, target: Mapping[str, Tensor | Rounded], slots: dict[str, Slot], config: ModelConfig) -> None:
+        """Read every tensor straight into the network's places: at no time is another copy of one in memory.
+
+        Raises CheckpointError, also where a number is not finite and 8 bits are asked for.
+        """
         if self.fold is not None or self.transposed:  # these take arithmetic
-            for part, tensor in self.weights(slots, config):
-                target[part].copy_(tensor)
+            fill(target, self.weights(slots, config))
             return
         for name, slot in slots.items():
             entry, first = self.entries(config)[name], 0
             for part in entry.parts:
-                read_part(slot, first, target[part])
-                first += target[part].numel()
-                if entry.way == "plus_one":
-                    target[part].add_(1)
+                place = target[part]
+                if isinstance(place, Rounded):
+                    try:
+                        _round_into(slot, first, place)
+                    except CheckpointError:
+                        raise
+                    except ValueError as error:
+                        raise CheckpointError(slot.file, f"tensor {name!r}", str(error), slot.declared_at) from None
+                else:
+                    read_part(slot, first, place)
+                    if entry.way == "plus_one":
+                        place.add_(1)
+                first += prod(place.shape)
 
     def stored(self, config: ModelConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Our tensors -> theirs, as soon as all parts of one are there: what `convert` writes."""
@@ -185,6 +198,17 @@ def _entries(family: Family, config: ModelConfig) -> dict[str, Entry]:
         way = "plus_one" if any(re.fullmatch(p, pattern) for p in family.plus_one) else way
         entries[name] = Entry(shape[::-1] if way == "transposed" else shape, tuple(parts), way)
     return entries
+
+
+def _round_into(slot: Slot, first: int, place: Rounded) -> None:
+    """Fill a place `[N, K]` from element number `first` of a stored tensor on, some rows at a time."""
+    width = prod(place.shape[1:])
+    step = max(1, CHUNK // 8 // width)  # rounding takes four copies in float32
+    for start in range(0, len(place), step):
+        part = place[start : start + step]
+        piece = torch.empty(part.shape, dtype=slot.dtype)
+        read_part(slot, first + start * width, piece)
+        part.copy_(piece)
 
 
 def _whole(slot: Slot) -> Tensor:

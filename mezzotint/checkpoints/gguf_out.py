@@ -17,6 +17,7 @@ from torch import Tensor
 from mezzotint.checkpoints.files import whole_path
 from mezzotint.checkpoints.llama import NAMES, interleaved
 from mezzotint.checkpoints.load import Checkpoint
+from mezzotint.checkpoints.pieces import is_byte_level
 from mezzotint.checkpoints.tokenizer import PRE_TOKENIZERS, Tokenizer
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q4_1": "Q4_1"}
@@ -86,6 +87,8 @@ def _tensor(gguf: Any, writer: Any, checkpoint: Checkpoint, name: str, tensor: T
 def _words(tokenizer: Tokenizer, size: int) -> list[tuple[str, int]]:
     """(token, its type) for every id; ids that no token has are filled. Raises ValueError for a tokenizer GGUF cannot say."""
     spec = tokenizer.spec
+    if not is_byte_level(spec):
+        raise ValueError("the tokenizer is not byte-level BPE; GGUF files are written for those alone")
     if spec.get("normalizer") is not None or spec["model"].get("ignore_merges"):
         raise ValueError("the tokenizer normalises text or ignores merges; GGUF files cannot say so")
     found = {index: (token, NORMAL) for token, index in spec["model"]["vocab"].items()}

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 NOISE = ("absorbing", "uniform", "hybrid")
 ADAPTER = "adapter"  # the folder inside a checkpoint's that holds one
+QUANTIZE = ("int8",)
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
 # Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
@@ -161,17 +162,30 @@ class Checkpoint:
             return self.family.weights(self._file, self.config)
         return iter(self._file.slots().items())
 
-    def denoiser(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Denoiser:
-        """The network with these weights in it, in evaluation mode: read into place, so that no second copy is in memory."""
+    def denoiser(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", quantize: str | None = None
+    ) -> Denoiser:
+        """The network with these weights in it, in evaluation mode: read into place, so that no second copy is in memory.
+
+        quantize: "int8" rounds the products' weights to 8 bits as they are read, a scale a row; what computes is in `dtype`.
+        Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
+        """
         from mezzotint.model.denoiser import Denoiser
 
+        if quantize not in (None, *QUANTIZE):
+            raise ValueError(
+                f"quantize is {quantize!r}; allowed: {', '.join(QUANTIZE)} (fp8 and 4 bits want products that only GPUs have)"
+            )
         with torch.device("meta"):
             denoiser = Denoiser(self.config, shift=self.facts.shift, reader=self.facts.reader)
-        made_of = torch.float32 if isinstance(self._file, GGUFFile) else dtype
-        denoiser = denoiser.to(made_of).to_empty(device="cpu")
+        made_of = torch.float32 if isinstance(self._file, GGUFFile) and quantize is None else dtype
+        denoiser = denoiser.to(made_of)
+        if quantize is not None:
+            denoiser.to_eight_bits()  # behind the cast: its scales stay float32
+        denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]  # torch's own; to_empty would load its compiler
         denoiser.make_rotary("cpu")
         if isinstance(self._file, dict):
-            self.family.fill(denoiser.slots(), self._file, self.config)
+            self.family.fill(denoiser.every_slot(), self._file, self.config)
         else:
             denoiser.load(self.weights())
         if self.adapter is not None:
@@ -180,6 +194,8 @@ class Checkpoint:
             copy = denoiser.adapt(adapter.config).adapter
             assert copy is not None
             copy.load(adapter.tensors().items())
+        if quantize is not None:
+            return denoiser.requires_grad_(False).to(device=device).eval()
         return denoiser.to(device=device, dtype=dtype).eval()
 
     def new_adapter(self) -> Adapter | None:
@@ -507,7 +523,11 @@ def _from_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(path, "number of layers", f"{config.num_layers}; the files hold {len(stored)} tensors", 0)
     slots = family.check(stored, config, folder)
     if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(folder, "tokenizer.json", "missing")
+        others = [
+            name for name in ("spiece.model", "tokenizer.model", "vocab.txt", "vocab.json") if (folder / name).is_file()
+        ]
+        hint = f"; {others[0]} alone is not read: AutoTokenizer of transformers writes one of it" if others else ""
+        raise CheckpointError(folder, "tokenizer.json", f"missing{hint}")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Tokenizer: text to ids and back, and conversations to ids. Byte-level BPE.
+"""Tokenizer: text to ids and back, and conversations to ids. Byte-level BPE; other kinds are spelled by `pieces.py`.
 
     user text      "a <|im_end|>"   -> the pieces a,  <, |, im, ...   never the id of a special token
     chat template  "<|im_end|>\\n"   -> the special id, where the template itself wrote it
@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from mezzotint.checkpoints import pieces
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.files import whole_file
 from mezzotint.checkpoints.gguf import GGUFFile
+from mezzotint.checkpoints.pieces import GUARD, Pieces, is_byte_level
 from mezzotint.checkpoints.weights import read_json
 
 MAX_FILE = 64 << 20  # bytes of tokenizer.json
@@ -74,8 +76,8 @@ class StreamDecoder:
 class Tokenizer:
     """Text and ids of one checkpoint.
 
-    spec: a parsed tokenizer.json with a byte-level BPE model; chat_template: Jinja source or None; bos, eos, pad: names
-    of tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
+    spec: a parsed tokenizer.json: byte-level BPE, SentencePiece's Unigram or BPE, WordPiece; chat_template: Jinja source
+    or None; bos, eos, pad: names of tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
     """
 
     def __init__(
@@ -89,18 +91,30 @@ class Tokenizer:
     ) -> None:
         self.chat_template = chat_template
         self._spec, self._path = spec, Path(path)
-        vocab, added = self._check(spec)
+        added = self._added_tokens(spec)
+        self._pieces: Pieces | None = None
+        if is_byte_level(spec):
+            vocab = self._check(spec, added)
+        else:
+            self._pieces = pieces.read(spec, added, self._fail)
+            vocab = self._pieces.vocab
+        self._check_ids([*vocab.values(), *(index for index, _ in added.values())])
         self.specials: dict[str, int] = {name: index for name, (index, special) in added.items() if special}
         self._added: dict[str, int] = {name: index for name, (index, _) in added.items()}
         names = {index: name for name, index in vocab.items()}
         self.vocab_size = max(max(names, default=-1), max(self._added.values(), default=-1)) + 1
         self._ids = {**vocab, **self._added}
         self._bytes: list[bytes | None] = [None] * self.vocab_size
-        for index, token in names.items():
-            self._bytes[index] = bytes(map(BYTE_OF.__getitem__, token))
         for token, index in self._added.items():
             self._bytes[index] = token.encode("utf-8", "replace")
-        self._special_ids = frozenset(self.specials.values())
+        for index, token in names.items():
+            self._bytes[index] = bytes(map(BYTE_OF.__getitem__, token)) if self._pieces is None else b""
+        unknown: int | None = None
+        if self._pieces is not None:
+            unknown = self._pieces.unknown
+            for index, spelled in self._pieces.spelled.items():
+                self._bytes[index] = spelled
+        self._special_ids = frozenset(self.specials.values()) - {unknown}  # what it could not read shows as U+FFFD
         self.bos, self.pad = bos, pad
         for name in (bos, pad, *eos):
             if name is not None and name not in self._ids:
@@ -109,14 +123,18 @@ class Tokenizer:
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(self._ids[name] for name in ends))
         self._eos_name = next(iter(ends), None)
         plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        plain["model"] = {**spec["model"], "vocab": vocab, "unk_token": None, "dropout": None}
+        if self._pieces is None:
+            plain["model"] = {**spec["model"], "vocab": vocab, "unk_token": None, "dropout": None}
+        else:
+            plain = self._pieces.encoder
         try:
             self._encoder = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
         except BaseException as error:  # the library's own panics are not Exceptions
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
                 raise
             raise self._fail("tokenizer", str(error)) from None
-        self._missing = frozenset(byte for byte, character in CHARACTER_OF.items() if character not in vocab)
+        by_bytes = CHARACTER_OF if self._pieces is None else {}
+        self._missing = frozenset(byte for byte, character in by_bytes.items() if character not in vocab)
         self._hard = (
             re.compile(b"[" + b"".join(re.escape(bytes([b])) for b in sorted(self._missing)) + b"]")
             if self._missing
@@ -243,8 +261,23 @@ class Tokenizer:
             ) from None
         if self._hard is not None and self._hard.search(raw):
             text = "".join("\ufffd" if self._hard.search(character.encode()) else character for character in text)
+        if self._pieces is not None:
+            text = text.replace(GUARD, "\ufffd")
         ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         return ids
+
+    def prompt(self, text: str, after_marker: bool = False) -> list[int]:
+        """`encode` where a text begins: some tokenizers read a space before it. after_marker: not first, but after a special
+        token. Raises ValueError as `encode` does."""
+        kind = self._pieces
+        if kind is None or not text or (kind.opening != "always" and (after_marker or not kind.opening)):
+            return self.encode(text)
+        return self.encode(" " + text if kind.twice or not text.startswith(" ") else text)
+
+    @property
+    def exact(self) -> bool:
+        """Are texts what their tokens join to? Without that nothing can be edited in place: WordPiece, normalised texts."""
+        return self._pieces is None or self._pieces.exact
 
     def can_spell(self, text: str) -> bool:
         """Does `decode(encode(text))` give `text` back? False for lone surrogates and characters without tokens."""
@@ -252,6 +285,8 @@ class Tokenizer:
             raw = text.encode()
         except UnicodeEncodeError:
             return False
+        if self._pieces is not None:
+            return self.decode(self.encode(text)) == text
         return self._hard is None or not self._hard.search(raw)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -310,8 +345,13 @@ class Tokenizer:
         that are not of that form, that the template refuses, or when there is no template.
         """
         ids: list[int] = []
+        begins = True  # a text does, after a marker too
         for piece in self.chat_pieces(messages, add_generation_prompt):
-            ids += [piece] if isinstance(piece, int) else self.encode(piece)
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self.prompt(piece, bool(ids)) if begins else self.encode(piece)
+            begins = isinstance(piece, int)
         return ids
 
     def chat_pieces(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int | str]:
@@ -348,24 +388,38 @@ class Tokenizer:
     def _fail(self, field: str, problem: str) -> CheckpointError:
         return CheckpointError(self._path, field, problem)
 
-    def _check(self, spec: Any) -> tuple[dict[str, int], dict[str, tuple[int, bool]]]:
-        """The vocabulary without added tokens, and the added tokens as name -> (id, special)."""
+    def _added_tokens(self, spec: Any) -> dict[str, tuple[int, bool]]:
+        """Name -> (id, special), of a tokenizer of a kind that we know."""
         model = spec.get("model") if isinstance(spec, Mapping) else None
-        if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
-            raise self._fail("model", "expected byte-level BPE")
-        vocab, merges, tokens = model.get("vocab"), model.get("merges"), spec.get("added_tokens") or []
-        if not isinstance(vocab, Mapping) or not isinstance(merges, list) or not isinstance(tokens, list):
+        if not isinstance(model, Mapping) or model.get("type", "BPE") not in ("BPE", "Unigram", "WordPiece"):
+            raise self._fail("model", "expected byte-level BPE, or SentencePiece's BPE or Unigram, or WordPiece")
+        tokens = spec.get("added_tokens") or []
+        if not isinstance(tokens, list):
             raise self._fail("model", "expected a vocabulary, merges and added tokens")
-        if model.get("byte_fallback") or not _mentions(spec.get("pre_tokenizer"), "ByteLevel"):
-            raise self._fail("pre_tokenizer", "expected ByteLevel: only byte-level BPE is supported")
         added: dict[str, tuple[int, bool]] = {}
         for entry in tokens:
             name, index = (entry.get("content"), entry.get("id")) if isinstance(entry, Mapping) else (None, None)
             if not isinstance(name, str) or not name or type(index) is not int or not 0 <= index < 1 << 24:
                 raise self._fail("added token", "expected an id and a content")
-            if name in added or vocab.get(name, index) != index:
+            if name in added:
                 raise self._fail(f"added token {name[:40]!r}", "listed twice or under two ids")
             added[name] = (index, bool(entry.get("special")))
+        return added
+
+    def _check_ids(self, ids: list[int]) -> None:
+        if len(set(ids)) != len(ids):
+            raise self._fail("vocabulary", "two tokens have one id")
+        if ids and max(ids) >= 2 * len(ids) + 65536:
+            raise self._fail("vocabulary", f"the largest id is {max(ids)} for {len(ids)} tokens")
+
+    def _check(self, spec: Mapping[str, Any], added: Mapping[str, tuple[int, bool]]) -> dict[str, int]:
+        """The vocabulary of a byte-level BPE without added tokens."""
+        vocab, merges = spec["model"].get("vocab"), spec["model"].get("merges")
+        if not isinstance(vocab, Mapping) or not isinstance(merges, list):
+            raise self._fail("model", "expected a vocabulary, merges and added tokens")
+        for name, (index, _) in added.items():
+            if vocab.get(name, index) != index:
+                raise self._fail(f"added token {name[:40]!r}", "listed twice or under two ids")
         plain = {name: index for name, index in vocab.items() if name not in added}
         alphabet = BYTE_OF.keys()
         for name, index in plain.items():
@@ -373,11 +427,6 @@ class Tokenizer:
                 raise self._fail(f"token {name[:40]!r}", f"id {str(index)[:40]}; expected 0 to {(1 << 24) - 1}")
             if not name or not alphabet >= set(name):
                 raise self._fail(f"token {index}", f"{name[:40]!r} has characters that stand for no byte")
-        ids = [*plain.values(), *(index for index, _ in added.values())]
-        if len(set(ids)) != len(ids):
-            raise self._fail("vocabulary", "two tokens have one id")
-        if ids and max(ids) >= 2 * len(ids) + 65536:
-            raise self._fail("vocabulary", f"the largest id is {max(ids)} for {len(ids)} tokens")
         for index, merge in enumerate(merges):
             pair = merge.split(" ", 1) if isinstance(merge, str) else merge
             if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -386,11 +435,4 @@ class Tokenizer:
                 raise self._fail(
                     f"merge {index}", f"{str(merge)[:40]!r} joins or makes a token that is not in the vocabulary"
                 )
-        return plain, added
-
-
-def _mentions(value: Any, kind: str) -> bool:
-    """Is a part of this type somewhere in a pre-tokenizer?"""
-    if isinstance(value, Mapping):
-        return value.get("type") == kind or any(_mentions(inner, kind) for inner in value.values())
-    return isinstance(value, list) and any(_mentions(inner, kind) for inner in value)
+        return plain

@@ -100,8 +100,8 @@ def repair(
     """Repair a text token by token; characters in `locks` (spans `start, end`) stay.
 
     causal: power of the weights' causal law beside the canvas's; None is `CAUSAL` where an adapter has left the clean stream
-    as it was, and 0 for other weights. Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its context, a threshold outside 0..1, a
-    causal below 0.
+    as it was, and 0 for other weights. Raises ValueError for a checkpoint that has not learnt to denoise, a text beyond its
+    context, a threshold outside 0..1, a causal below 0.
     """
     if not can_repair(engine):
         raise ValueError(

@@ -139,6 +139,10 @@ def _again(text: str, locks: Locks, spans: Iterable[Span]) -> Locks:
 
 
 def _with_unspelled(text: str, locks: Locks, tokenizer: Tokenizer) -> Locks:
+    if not tokenizer.exact:
+        raise ValueError(
+            "this checkpoint's tokenizer changes texts (spaces, capitals, forms), so it cannot edit one in place"
+        )
     if tokenizer.can_spell(text):
         return locks
     tokenizer.encode(text)  # says what is wrong with a lone surrogate

@@ -45,7 +45,8 @@ class Engine:
         """Loads the weights. threads: CPU threads that may be used; None leaves torch's own choice.
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
-        `mezzotint[fast]`), or auto: int8 where it is possible. Raises ValueError for another, and for int8 where it is not.
+        `mezzotint[fast]`), int8-weights (torch in `dtype`, weights rounded to 8 bits as they are read: any family, less memory),
+        or auto: int8 where it is possible. Raises ValueError for another, and for int8 where it is not.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -62,7 +63,8 @@ class Engine:
                 if compute != "auto":
                     raise
             self.compute = "float32"
-        self.denoiser = checkpoint.denoiser(dtype=dtype)
+        quantize = "int8" if self.compute == "int8-weights" else None
+        self.denoiser = checkpoint.denoiser(dtype=dtype, quantize=quantize)
 
     def lattice(self, asked: Format) -> Lattice:
         """A format in this checkpoint's tokens; kept for the next request. Raises ValueError where they cannot spell it."""
@@ -114,7 +116,7 @@ class Engine:
     def _ids(self, request: Request, prompt: str | Sequence[Mapping[str, str]], before: str | None) -> list[int]:
         text = (before or "") + prompt if isinstance(prompt, str) else ""
         if isinstance(prompt, str) and (request.raw or not (request.prompt or before)):
-            ids = self.tokenizer.encode(text)
+            ids = self.tokenizer.prompt(text)
             if text and not ids:
                 raise ValueError(f"{self.checkpoint.name} has no token for anything in the prompt; leave it out")
         else:

@@ -15,7 +15,7 @@ construction. `gate="all"` adds the pairs at every place instead: an ordinary Lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.int8 import Rounded
 from mezzotint.model.layers import Term, Terms
 from mezzotint.model.visibility import CLEAN, Places
 from mezzotint.shapes import Logits, Probs, Tokens
@@ -196,7 +197,7 @@ class DraftHead(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-def fill(slots: dict[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+def fill(slots: Mapping[str, Tensor | Rounded], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy named tensors into all `slots`, one at a time. Raises ValueError for a missing, unknown or misshapen one."""
     slots = dict(slots)
     for name, tensor in tensors:
@@ -205,7 +206,10 @@ def fill(slots: dict[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> Non
         slot = slots.pop(name)
         if slot.shape != tensor.shape:
             raise ValueError(f"tensor {name!r} has shape {tuple(tensor.shape)}; expected {tuple(slot.shape)}")
-        slot.copy_(tensor)
+        try:
+            slot.copy_(tensor)
+        except ValueError as error:
+            raise ValueError(f"tensor {name!r} {error}") from None
     if slots:
         raise ValueError(f"{len(slots)} tensors are missing, the first is {min(slots)!r}")
 

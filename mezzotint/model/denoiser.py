@@ -23,6 +23,7 @@ from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fi
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.int8 import Int8Linear, Rounded, held, in_eight_bits, rows_of
 from mezzotint.model.lanes import Ragged, Said, Segment
 from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
@@ -67,7 +68,10 @@ class Denoiser(nn.Module):
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         variant = config.variant
         bias = variant is not None and variant.head_bias
-        self.head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=bias)
+        self.head: nn.Linear | Int8Linear | None = None
+        if not config.tied_head:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=bias)
+        self.rounded = False  # are its products in 8 bits?
         self.self_conditioning: SelfConditioning | None = None
         self.position_embedding: nn.Embedding | None = None
         self.layer_scalars: nn.Parameter | None = None  # [layers, 2]: at clean and at canvas places
@@ -100,19 +104,39 @@ class Denoiser(nn.Module):
         if self.config.variant is not None and not self.config.variant.even:
             raise ValueError("an adapter needs layers of one shape without experts; this network's layers differ")
         head = weight if self.head is None else self.head.weight
+        head = head if isinstance(head, Tensor) else head.floats(weight.dtype)
         self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
         return self
+
+    def to_eight_bits(self) -> Denoiser:
+        """Make room for products in 8 bits (`int8.py`): what they hold comes from `load`. It then computes, and no more."""
+        in_eight_bits(self.blocks)
+        if isinstance(self.head, nn.Linear):
+            self.head = Int8Linear(self.head)
+        self.rounded = True
+        return self.requires_grad_(False)
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
     def slots(self) -> dict[str, Tensor]:
-        """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it."""
+        """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it.
+
+        Raises ValueError where weights are in 8 bits: nothing can be saved, merged or trained of them.
+        """
+        if self.rounded:
+            raise ValueError(
+                "weights in 8 bits only compute; load the checkpoint without rounding to save, merge or train"
+            )
+        return {name: slot for name, slot in self.every_slot().items() if isinstance(slot, Tensor)}
+
+    def every_slot(self) -> dict[str, Tensor | Rounded]:
+        """`slots`, weights in 8 bits among them."""
         c = self.config
         q, kv = c.num_heads * c.head_size, c.num_kv_heads * c.head_size
-        slots: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding.weight}
+        slots: dict[str, Tensor | Rounded] = {"model.embed_tokens.weight": self.embedding.weight}
         slots |= {f"model.norm.{name}": tensor for name, tensor in self.norm.named_parameters()}
         if self.head is not None:
-            slots |= {f"lm_head.{name}": tensor for name, tensor in self.head.named_parameters()}
+            slots |= {f"lm_head.{name}": tensor for name, tensor in held(self.head)}
         if self.position_embedding is not None:
             slots["model.embed_positions.weight"] = self.position_embedding.weight
         if self.layer_scalars is not None:
@@ -142,11 +166,11 @@ class Denoiser(nn.Module):
             slots[p + "mlp.gate_proj.weight"] = gate_up[: c.mlp_width]
             slots[p + "mlp.up_proj.weight"] = gate_up[c.mlp_width :]
             slots[p + "mlp.down_proj.weight"] = block.mlp.down.weight
-        return {name: tensor.detach() for name, tensor in slots.items()}
+        return {name: slot.detach() if isinstance(slot, Tensor) else slot for name, slot in slots.items()}
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> Denoiser:
         """Copy named weights in, one at a time. Raises ValueError for a missing, unknown or misshapen tensor."""
-        fill(self.slots(), weights)
+        fill(self.every_slot(), weights)
         return self
 
     @torch.no_grad()
@@ -186,7 +210,7 @@ class Denoiser(nn.Module):
         if other.canvas_role is not None and adapter.role is not None:
             other.canvas_role.add_(adapter.role)
         if adapter.control_in is not None and adapter.control_out is not None:
-            assert other.head is not None
+            assert isinstance(other.head, nn.Linear) and not isinstance(self.head, Int8Linear)
             other.head.weight.copy_(self.embedding.weight if self.head is None else self.head.weight)
             ids = list(adapter.config.control_ids)
             other.embedding.weight[ids], other.head.weight[ids] = adapter.control_in, adapter.control_out
@@ -332,7 +356,7 @@ class Denoiser(nn.Module):
         """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
         head, variant = self.head, self.config.variant
         if variant is None:
-            logits = F.linear(hidden, self.embedding.weight if head is None else head.weight)
+            logits = F.linear(hidden, self.embedding.weight) if head is None else head(hidden)
         else:
             logits = cap(F.linear(hidden, self.embedding.weight) if head is None else head(hidden), variant)
         return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
@@ -355,7 +379,7 @@ class Denoiser(nn.Module):
         """
         if self.adapter is None or self.adapter.draft_head is None:
             raise ValueError("this checkpoint has no draft head")
-        weight = self.embedding(among) if self.head is None else F.embedding(among, self.head.weight)
+        weight = self.embedding(among) if self.head is None else rows_of(self.head.weight, among)
         moved = hidden + self.adapter.draft_head(hidden, self.embedding(before))
         return (weight @ moved[..., None].to(weight.dtype))[..., 0]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
+from mezzotint.model.int8 import Rounded, Weight, held, linear
 from mezzotint.model.lanes import Ragged
 from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
 from mezzotint.model.variant import Experts, Kind, Variant
@@ -24,7 +25,7 @@ from mezzotint.model.variant import Experts, Kind, Variant
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-Named = Iterator[tuple[str, Tensor]]
+Named = Iterator[tuple[str, Tensor | Rounded]]
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -117,7 +118,7 @@ class VariantAttention(nn.Module):
     def named(self) -> Named:
         """Slots under our names: a tensor, or the rows of a fused one."""
         kv, q = self.num_kv_heads * self.head_size, self.num_heads * self.head_size
-        for kind, tensor in self.qkv.named_parameters():
+        for kind, tensor in held(self.qkv):
             yield f"q_proj.{kind}", tensor[:q]
             yield f"k_proj.{kind}", tensor[q : q + kv]
             if not self.kind.value_is_key:
@@ -146,7 +147,7 @@ class VariantMLP(nn.Module):
         return terms.down(self.down(inner), inner)
 
     def named(self) -> Named:
-        for kind, tensor in self.gate_up.named_parameters():
+        for kind, tensor in held(self.gate_up):
             if self.gated:
                 yield f"gate_proj.{kind}", tensor[: self.width]
             yield f"up_proj.{kind}", tensor[-self.width :]
@@ -162,8 +163,12 @@ class ExpertMLP(nn.Module):
         assert variant is not None
         self.config, self.act, self.eps = experts, activation(variant.activation), config.norm_eps
         self.router = nn.Linear(config.width, experts.count, bias=False)
-        self.gate_up = nn.Parameter(torch.empty(experts.count, 2 * experts.width, config.width).normal_(std=0.02))
-        self.down = nn.Parameter(torch.empty(experts.count, config.width, experts.width).normal_(std=0.02))
+        self.gate_up: nn.Parameter | Weight = nn.Parameter(
+            torch.empty(experts.count, 2 * experts.width, config.width).normal_(std=0.02)
+        )
+        self.down: nn.Parameter | Weight = nn.Parameter(
+            torch.empty(experts.count, config.width, experts.width).normal_(std=0.02)
+        )
         self.choice_bias = nn.Parameter(torch.zeros(experts.count)) if experts.score == "sigmoid" else None
         self.shared = VariantMLP(config, experts.shared_width) if experts.shared_width else None
         self.router_scale = nn.Parameter(torch.ones(config.width)) if experts.beside else None
@@ -197,8 +202,8 @@ class ExpertMLP(nn.Module):
         out = torch.zeros_like(x)
         for expert in torch.unique(chosen).tolist():
             token, place = (chosen == expert).nonzero(as_tuple=True)
-            gate, up = F.linear(x[token], self.gate_up[expert]).chunk(2, -1)
-            answer = F.linear(self.act(gate) * up, self.down[expert])
+            gate, up = linear(x[token], self.gate_up[expert]).chunk(2, -1)
+            answer = linear(self.act(gate) * up, self.down[expert])
             out.index_add_(0, token, (answer * weights[token, place, None]).to(out.dtype))
         return out
 
@@ -307,4 +312,4 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
 
 def _under(name: str, module: nn.Module | None) -> Named:
     if module is not None:
-        yield from ((f"{name}.{kind}", tensor) for kind, tensor in module.named_parameters())
+        yield from ((f"{name}.{kind}", tensor) for kind, tensor in held(module))

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.model.denoiser import Denoiser
 
-COMPUTE = ("float32", "int8", "auto")
+COMPUTE = ("float32", "int8", "int8-weights", "auto")
 NEEDS = ("onnx", "onnxruntime")
 
 
 def chosen(compute: str) -> str:
-    """float32 or int8; `auto` is int8 where its packages are installed. Raises ValueError for another, and without them."""
+    """`auto` is int8 where its packages are installed, else float32. Raises ValueError for another, and without them."""
     if compute not in COMPUTE:
         raise ValueError(f"compute is {compute!r}; allowed: {', '.join(COMPUTE)}")
-    if compute == "float32":
+    if compute in ("float32", "int8-weights"):
         return compute
     lacking = [name for name in NEEDS if find_spec(name) is None]
     if lacking and compute == "int8":

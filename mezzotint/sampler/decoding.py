@@ -773,6 +773,10 @@ POLICIES: dict[str, Policy] = {
         "as `threshold`, sub-block after sub-block of 8; the commit's last logits give a block's first token",
         "Fast-dLLM v2, arXiv 2509.26328",
     ),
+    "nemotron": Policy(
+        lambda: Decoding(above(0.9), canvas_length=32, first_from_commit=True),
+        "as `threshold`; the commit's last logits give a block's first token", "Nemotron-Labs-Diffusion",
+    ),
     "left-to-right": Policy(
         lambda: Decoding(left_to_right()),
         "the leftmost", "AR, as a diffusion",

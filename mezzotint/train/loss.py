@@ -108,7 +108,7 @@ def weighted_nats(
 
     head = denoiser.embedding.weight if denoiser.head is None else denoiser.head.weight
     rows = None if denoiser.adapter is None else denoiser.adapter.control_out
-    learnt = [p for p in (head, rows) if p is not None and p.requires_grad]
+    learnt = [p for p in (head, rows) if isinstance(p, Tensor) and p.requires_grad]
     return _Chunked.apply(speak, score, chunk, hidden, *learnt)  # type: ignore[no-untyped-call]  # torch's own
 
 

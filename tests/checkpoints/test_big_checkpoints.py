@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import read_header, read_part
 
-LLAMA_1B = {
+LLAMA_1B: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
     "num_key_value_heads": 8, "intermediate_size": 8192, "max_position_embeddings": 4096, "tie_word_embeddings": True,
 }  # fmt: skip
@@ -29,15 +30,18 @@ LLAMA_8B = LLAMA_1B | {
 }  # fmt: skip
 SMALLER = LLAMA_1B | {"vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 8, "intermediate_size": 4096}
 
-LOAD = """
-import json, resource, sys, time, torch
+LOAD = r"""
+import json, re, sys, time, torch
 from mezzotint.checkpoints.load import load
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory(which):  # not ru_maxrss, which a process inherits from the one that started it
+    return 1024 * int(re.search(which + r":\s+(\d+) kB", open("/proc/self/status").read())[1])
+import mezzotint.model.denoiser
+before = memory("VmRSS")
 began = time.perf_counter()
-network = load(sys.argv[1]).denoiser(dtype=torch.bfloat16)
+network = load(sys.argv[1]).denoiser(torch.bfloat16, quantize=sys.argv[2] or None)
 seconds = time.perf_counter() - began
-peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-slots = network.slots()
+peak = memory("VmHWM") - before
+slots = network.every_slot()
 ends = [float(slots[n].flatten()[i]) for n, i in (("model.embed_tokens.weight", 0), ("model.norm.weight", -1))]
 print(json.dumps({"peak": peak, "seconds": seconds, "ends": ends}))
 """
@@ -76,20 +80,41 @@ def write_shards(folder: Path, config: dict[str, object], shards: int) -> int:
     return total
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kilobytes, sparse files")
-def test_peak_of_four_shards(tmp_path: Path, full: bool) -> None:
-    size = write_shards(tmp_path, LLAMA_1B if full else SMALLER, 4)
+def loaded(folder: Path, quantize: str = "") -> dict[str, Any]:
+    """What a process of its own says of loading it in bfloat16: peak bytes above what it had, seconds, two numbers."""
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path)], capture_output=True, text=True, timeout=600,
+        [sys.executable, "-c", LOAD, str(folder), quantize], capture_output=True, text=True, timeout=900,
         env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     assert found["ends"] == [0.5, -2.0]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc, sparse files")
+def test_peak_of_four_shards(tmp_path: Path, full: bool) -> None:
+    size = write_shards(tmp_path, LLAMA_1B if full else SMALLER, 4)
+    found = loaded(tmp_path)
     assert found["peak"] < 1.2 * size + (0 if full else 40 << 20), f"{found['peak'] / size:.3f} of {size} bytes"
     print(
         f"{size / 1e9:.2f} GB: peak {found['peak'] / size:.3f} of its size, {found['seconds'] / size * 1e9:.2f} s a GB"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc, sparse files")
+def test_peak_in_eight_bits(tmp_path: Path, full: bool) -> None:
+    """Rounded as it is read: an 8B-shaped checkpoint of 16 GB (full counts) is never in memory, nor half of it twice."""
+    config = LLAMA_8B if full else SMALLER
+    size = write_shards(tmp_path, config, 4)
+    embedding = 2 * config["vocab_size"] * config["hidden_size"]
+    kept = embedding + (size - embedding) // 2
+    found = loaded(tmp_path, "int8")
+    assert found["peak"] < 1.05 * kept + (0 if full else 64 << 20), f"{found['peak'] / kept:.3f} of {kept} bytes"
+    print(
+        f"{size / 1e9:.2f} GB: peak {found['peak'] / 1e9:.2f} GB, {found['peak'] / kept:.3f} of what is kept, "
+        f"{found['seconds'] / size * 1e9:.2f} s a GB"
     )
 
 

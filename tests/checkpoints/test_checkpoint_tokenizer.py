@@ -115,7 +115,8 @@ def test_alphabet_is_the_library_s() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["model"].update(type="Unigram"), "expected byte-level BPE"),
+        (lambda s: s["model"].update(type="WordLevel"), "expected byte-level BPE, or SentencePiece's"),
+        (lambda s: s["model"].update(type="Unigram"), "expected a list of pieces"),
         (lambda s: s.update(pre_tokenizer=None), "expected ByteLevel"),
         (lambda s: s["model"]["merges"].append("x q"), "not in the vocabulary"),
         (lambda s: s["model"]["merges"].append(5), "expected two tokens"),

@@ -5,6 +5,7 @@ The goldens were recorded by `tests/golden/families/make.py`; the weights are ma
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 import torch
 import toy
 import toy_folder
+from safetensors.numpy import save_file
 from torch import Tensor
 
+from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.families import FAMILIES, find
 from mezzotint.checkpoints.load import Checkpoint, load
 from mezzotint.model.denoiser import Denoiser
@@ -136,6 +139,29 @@ def test_logits(name: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         for mode in toy_folder.golden(name)["modes"]:
             CHECKS[mode["mode"]](checkpoint.denoiser(), mode)
+
+
+def test_nemotron_is_ministral3_under_names_of_its_own(tmp_path: Path) -> None:
+    """Its `encoder` is Ministral 3 and its head `diffusion_head`, says its modelling file, which could not be run."""
+    told = toy_folder.golden("ministral3")
+    names = {"model.": "encoder.", "lm_head.": "diffusion_head."}
+    tensors = {
+        re.sub(r"^(model|lm_head)\.", lambda match: names[match[0]], name): tensor
+        for name, tensor in toy.weights(told["tensors"]).items()
+    }
+    own = {
+        "model_type": "nemotron_labs_diffusion", "dlm_paradigm": "bidirectional", "block_size": 8, "mask_token_id": 39,
+    }  # fmt: skip
+    toy_folder.write("ministral3", tmp_path, **own)
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = load(tmp_path)
+    assert (checkpoint.facts.family, checkpoint.facts.policy, checkpoint.facts.shift) == ("nemotron", "nemotron", 0)
+    with torch.inference_mode():
+        for mode in told["modes"]:
+            CHECKS[mode["mode"]](checkpoint.denoiser(), mode)
+    toy_folder.write("ministral3", tmp_path, **own | {"dlm_paradigm": "sbd"})
+    with pytest.raises(CheckpointError, match=r"'dlm_paradigm'.*'sbd'; supported: 'bidirectional'"):
+        load(tmp_path)
 
 
 def test_every_family_has_a_golden_or_is_listed_as_unverified() -> None:

@@ -8,6 +8,7 @@ from mezzotint.model.adapter import LINEARS, TARGETS, AdapterConfig
 from mezzotint.model.cache import Recorded
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.int8 import Int8Linear
 from mezzotint.model.layers import Block
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal, two_stream_places
 
@@ -279,3 +280,17 @@ def test_what_a_draft_head_does_not_look_at_stays_below_in_its_order(monkeypatch
         adapted().redraft(logits, hidden, before)
     with pytest.raises(ValueError, match="draft_head is -1"):
         AdapterConfig(draft_head=-1)
+
+
+def test_a_draft_head_beside_weights_in_eight_bits():
+    model = adapted(draft_head=8)
+    hidden, before = torch.randn(4, 48), torch.randint(0, 97, (4, 2))
+    among = torch.randint(0, 97, (4, 7))
+    want = model.draft_among(hidden, before, among)
+    model.head = torch.nn.Linear(48, 97, bias=False)
+    model.head.weight.data = model.embedding.weight.data
+    rounded = Int8Linear(model.head)
+    rounded.weight.copy_(model.head.weight)
+    for head, near in ((model.head, 1e-5), (rounded, 0.1)):
+        model.head = head
+        assert torch.allclose(model.draft_among(hidden, before, among), want, atol=near)

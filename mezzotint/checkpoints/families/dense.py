@@ -154,7 +154,12 @@ def a2d_config(keys: Keys) -> ModelConfig:
 
 
 def nemotron_config(keys: Keys) -> ModelConfig:
-    """Positions end where llama-4's scaling of q would begin: this network does not have it."""
+    """Positions end where llama-4's scaling of q would begin: this network does not have it.
+
+    dlm_paradigm says how it was trained; in decoding all three are one network, causal in its context.
+    """
+    if keys.table.get("model_type") == "nemotron_labs_diffusion":  # what ministral_dlm allows is not known
+        keys.must("dlm_paradigm", ("bidirectional", "block_diff", "autoregressive"), "bidirectional")
     config = dense(keys, theta=1e6)
     scaling = None if config.variant is None else config.variant.kinds[0].scaling
     return config if scaling is None else replace(config, max_length=min(config.max_length, scaling.original))
@@ -200,7 +205,7 @@ FAMILIES = (
     Family(
         "sdar_moe", ("sdar_moe",), lambda keys: dense(keys, qk_norm=True, experts=softmax_experts(keys)),
         lambda keys: masked(keys, "blocks", block(keys, "block_size", 4), keys.id("mask_token_id", 151669)) | {"policy": "sdar"},
-        _json("sdar_moe", "SDARMoeForCausalLM"),
+        _json("sdar_moe", "SDARMoeForCausalLM"), reference="its own code",
     ),
     Family(
         "fast_dllm_v2", ("Fast_dLLM_Qwen",), lambda keys: dense(keys, qkv_bias=True),
@@ -214,7 +219,8 @@ FAMILIES = (
     ),
     Family(
         "nemotron", ("nemotron_labs_diffusion", "ministral_dlm"), nemotron_config,
-        lambda keys: masked(keys, "context-causal", block(keys, "block_size", 32), keys.id("mask_token_id", 100)),
+        lambda keys: masked(keys, "context-causal", block(keys, "block_size", 32), keys.id("mask_token_id", 100))
+        | {"policy": "nemotron"},
         names={
             "model.embed_tokens": "encoder.embed_tokens", "model.norm": "encoder.norm", "lm_head": "diffusion_head",
         } | {

@@ -342,6 +342,20 @@ def sdar(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], lis
     return model, shapes, [{"mode": "blocks", "size": 4, "tokens": TEXT, "logits": table(logits)}]
 
 
+def sdar_moe(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
+    stand_ins()
+    name = package(ref / SDAR_MOE)
+    config = importlib.import_module(name + ".configuration_sdar_moe").SDARMoeConfig(
+        **old(head_dim=8), num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True,
+        decoder_sparse_step=1, mlp_only_layers=[], block_size=4, mask_token_id=MASK,
+    )  # fmt: skip
+    cls = importlib.import_module(name + ".modeling_sdar_moe").SDARMoeForCausalLM
+    model, shapes = tiny(cls, config, folder, fix=lambda model: None)
+    seen, positions = block_seen(12, 4)[None, None], torch.arange(12)[None]
+    logits = model(ids(TEXT), attention_mask=seen, position_ids=positions).logits[0]
+    return model, shapes, [{"mode": "blocks", "size": 4, "tokens": TEXT, "logits": table(logits)}]
+
+
 def fast_dllm_v2(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
     name = package(ref / "FastDLLM_inferencing/Fast_dLLM_v2_7B")
     config = importlib.import_module(name + ".configuration").Fast_dLLM_QwenConfig(
@@ -381,6 +395,8 @@ def bd3lm(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], li
     return model, shapes, [*modes, {"mode": "full", "tokens": TEXT, "logits": table(alone(ids(TEXT), level).logits[0])}]
 
 
+SDAR_MOE = "SDAR/evaluation/opencompass/configs/sdar_local_models"
+
 # family -> (what makes it, where its code is from: repository, commit, files; None: transformers)
 FAMILIES: dict[str, tuple[Callable[..., Any], tuple[str, str, tuple[str, ...]] | None]] = {
     "llama": (llama, None), "qwen2": (qwen2, None), "qwen2_window": (qwen2_window, None), "qwen3": (qwen3, None),
@@ -394,6 +410,8 @@ FAMILIES: dict[str, tuple[Callable[..., Any], tuple[str, str, tuple[str, ...]] |
         ("dllm/pipelines/llada2/models/modeling_llada2_moe.py", "dllm/pipelines/llada2/models/configuration_llada2_moe.py"))),
     "sdar": (sdar, ("JetAstra/SDAR", "c2041a8333333d685f6e15122c84f60f51f85ebd",
         ("training/model/SDAR-4B-Chat/modeling_sdar.py", "training/model/SDAR-4B-Chat/configuration_sdar.py"))),
+    "sdar_moe": (sdar_moe, ("linyewei526/dLLM-ARIS-1", "5fc3f3cc67faba117b9385f4553d0a95b473513d",
+        (f"{SDAR_MOE}/modeling_sdar_moe.py", f"{SDAR_MOE}/configuration_sdar_moe.py"))),
     "fast_dllm_v2": (fast_dllm_v2, ("Satgoy152/DualDiffusion", "9587d1e437cbb6301f2eb5d018e18f86cbe823e2",
         tuple(f"FastDLLM_inferencing/Fast_dLLM_v2_7B/{name}.py" for name in ("modeling", "configuration")))),
     "a2d": (a2d, ("ZHZisZZ/dllm", "ca176752fbceec49c6b4777a2c18ae88e4eb10ed",

@@ -220,7 +220,7 @@ def diffusion_gemma(model: Any, sampler: Path) -> list[Record]:
 
 
 SAMPLERS: dict[str, Callable[[Any, Path], list[Record]]] = {
-    "llada": llada, "dream": dream, "llada2": llada2, "sdar": sdar, "fast_dllm_v2": fast_dllm_v2,
+    "llada": llada, "dream": dream, "llada2": llada2, "sdar": sdar, "sdar_moe": sdar, "fast_dllm_v2": fast_dllm_v2,
     "diffusion_gemma": diffusion_gemma,
 }  # fmt: skip
 
