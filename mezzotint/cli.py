@@ -775,7 +775,11 @@ def _must_serve() -> None:
     """Raises BadInput where what a server needs is not installed."""
     import importlib.util
 
-    lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
+    lacking = [
+        needed
+        for needed in ("fastapi", "uvicorn", "websockets", "prometheus_client")
+        if not importlib.util.find_spec(needed)
+    ]
     if lacking:
         raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
 

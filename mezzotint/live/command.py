@@ -77,8 +77,8 @@ def screen(json_output: bool) -> Screen:
 
 
 def follow(engine: Engine, live: Live, lines: Iterable[str], words: bool, onto: Screen, newest: bool = False) -> None:
-    """Translate texts from lines, each the source so far; with `words` each is added to it. newest: what waits behind another line
-    of the same text is passed over. Raises ValueError as `Translator.update` does."""
+    """Translate texts from lines, each the source so far; with `words` each is added to it. newest: a line behind which
+    another of the same text waits is passed over. Raises ValueError as `Translator.update` does."""
     writer, number, source = Writer(engine), 1, ""
     translator = Translator(writer, live)
     try:

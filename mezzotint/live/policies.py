@@ -11,7 +11,7 @@ Each is a rule of `captions.py` and a `Writer`, warm or not; so all of them keep
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mezzotint.engine.engine import Engine
 from mezzotint.live.captions import Draft, Rule
@@ -54,7 +54,7 @@ def following(policy: str, engine: Engine, live: Live, k: int = 3) -> Translator
         return Translator(cold, live, never)
     if policy == "wait-k":
         rule, enough = lead(k)
-        return Translator(cold, live, rule, enough)
+        return Translator(cold, replace(live, max_replaced=0), rule, enough)
     raise ValueError(f"policy is {policy!r}; allowed: {', '.join(POLICIES)}")
 
 

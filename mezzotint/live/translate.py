@@ -33,6 +33,7 @@ from mezzotint.shapes import Tokens
 
 DRAFTED = 64  # tokens of the last draft checked in one call
 RESUMED = 8  # once a draft was wrong somewhere
+PATIENCE = 2  # drafts of a canvas in vain
 DOUBTED = 0.5  # p of a draft's token below which a canvas writes another
 ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f", "...", ":", ";")  # of a sentence
 SPARE = 16  # tokens that a translation may have over twice its source
@@ -183,16 +184,18 @@ class LastDraft(GivenText):
 class Doubting(LastDraft):
     """Where the last draft broke off, a canvas call keeps what it does not doubt of the rest, and writes what it does.
 
-    engine: weights with a trained canvas that speak about their own places. calls, positions: what that took.
+    engine: weights with a trained canvas that speak about their own places. calls, positions: what that took. misses: drafts of
+    the canvas, the latest, of which nothing was right; after `PATIENCE` of them it is asked no more.
     """
 
     engine: Engine | None = None
     cache: Any = None
     calls: int = 0
     positions: int = 0
+    misses: int = 0
 
     def draft(self, texts: Sequence[Sequence[int]], count: int, draws: Draws) -> Drafted:
-        if not self.broken:
+        if not self.broken or self.misses >= PATIENCE:
             return super().draft(texts, count, draws)
         assert self.engine is not None
         count = min(count, RESUMED)
@@ -207,7 +210,12 @@ class Doubting(LastDraft):
         sure = said.softmax(-1).gather(-1, old[..., None])[..., 0] >= DOUBTED
         sure[0, len(rest) :] = False
         self.calls, self.positions = self.calls + 1, self.positions + count + 1
-        return Drafted(torch.where(sure, old, said.argmax(-1)))
+        return Drafted(torch.where(sure, old, said.argmax(-1)), counts=torch.tensor([count]))
+
+    def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
+        if self.broken and self.misses < PATIENCE:
+            self.misses = self.misses + 1 if emitted[0] == 1 else 0
+        super().observe(targets, emitted)
 
     def _illegal(self) -> set[int]:
         assert self.engine is not None
@@ -415,12 +423,12 @@ class Translator:
             return Written([], [], 0, True)
         if source == self._source and known is not None:  # the same again
             self._written = known
-            return Written(last, known.chances[len(known.ids) - len(last) :], len(last), True)
+            return Written(last, known.chances[len(known.ids) - len(last) :], len(last), known.ended)
         due = None if self.live.deadline is None or final else time.monotonic() + self.live.deadline
         enough = None if final else self.enough(source, len(captions.committed))
         if enough == 0:
             return Written([], [], 0, True)
         written = writer.write(Ask(source, self.live, committed, last, due, enough))
-        if written.ended:
+        if not written.late and enough is None:
             self._written, self._source = written, source
         return written
