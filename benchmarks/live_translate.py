@@ -3,7 +3,7 @@
     python benchmarks/live_translate.py [--model default] [--adapter FOLDER] [--count 12] [--policies revise,agreement,...]
                                         [--retract 0.15] [--pace 0.4] [--compute auto] [--seed 0] [--rule agreement] [--k 3]
 
-Rows are held out by source file, as in training; one sentence of 6 to 24 words each, without markup. --retract: the chance at a
+Rows are held out by source file, as in training; those of 5 to 40 words, without markup. --retract: the chance at a
 word that the last 1 to 3 words are misheard first and taken back by the next hypothesis. --pace: seconds a word, for
 computation-aware lag. All policies have the same weights, and all keep what they have read (`live/policies.py`).
 
@@ -39,7 +39,7 @@ NAME = "python-docs-fr"
 
 
 def pairs(count: int, seed: int) -> list[tuple[str, str]]:
-    """Held-out English and French sentences in a drawn order. Raises ValueError without the file, and for too few rows."""
+    """Held-out English and French rows in a drawn order. Raises ValueError without the file, and for too few rows."""
     folder = data_folder()
     path = None if folder is None else folder / f"{NAME}.jsonl.zst"
     if path is None or not path.is_file():
@@ -50,12 +50,12 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
         if held_out(str(row["source"]), HOLD_OUT) and _plain(row["input"]) and _plain(row["output"])
     }
     if len(found) < count:
-        raise ValueError(f"{NAME} has {len(found)} held-out sentences that fit; {count} are wanted")
+        raise ValueError(f"{NAME} has {len(found)} held-out rows that fit; {count} are wanted")
     return random.Random(seed).sample(sorted(found.items()), count)
 
 
 def _plain(text: str) -> bool:
-    return 6 <= len(text.split()) <= 24 and text.endswith(".") and not set(text) & set("`*|\\<>_{}\n")
+    return 5 <= len(text.split()) <= 40 and not set(text) & set("`*|\\<>_{}\n")
 
 
 def heard(text: str, chance: float, draw: random.Random) -> list[str]:
