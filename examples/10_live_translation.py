@@ -1,4 +1,4 @@
-"""A sentence translated while it is spoken: what is committed stays, what is draft may change; then how late and how calm it was."""
+"""A sentence translated while it is spoken: committed text stays, the draft may change; then how late and how calm it was."""
 
 import mezzotint as mz
 from mezzotint.live.latency import Step, delays, length_adaptive, normalised_erasure

@@ -198,19 +198,21 @@ class Doubting(LastDraft):
         if not self.broken or self.misses >= PATIENCE:
             return super().draft(texts, count, draws)
         assert self.engine is not None
-        count = min(count, RESUMED)
-        rest = self.rest(texts[0])[:count]
+        size = min(count, RESUMED)
+        rest = self.rest(texts[0])[:size]
         seed, noise = texts[0][-1], self.engine.checkpoint.process
-        positions = len(texts[0]) - 1 + torch.arange(count + 1)[None]
-        tokens = noise.prior((1, count + 1), draws, positions)
+        positions = len(texts[0]) - 1 + torch.arange(size + 1)[None]
+        tokens = noise.prior((1, size + 1), draws, positions)
         tokens[0, : len(rest) + 1] = torch.tensor([seed, *rest])
         said = self.engine.denoiser.denoise(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), self.cache)
         said = said[:, 1:].index_fill(-1, torch.tensor([*self._illegal()], dtype=torch.int64), -torch.inf)
         old = tokens[:, 1:]
         sure = said.softmax(-1).gather(-1, old[..., None])[..., 0] >= DOUBTED
         sure[0, len(rest) :] = False
-        self.calls, self.positions = self.calls + 1, self.positions + count + 1
-        return Drafted(torch.where(sure, old, said.argmax(-1)), counts=torch.tensor([count]))
+        self.calls, self.positions = self.calls + 1, self.positions + size + 1
+        drafted = torch.zeros(1, count, dtype=torch.int64)
+        drafted[:, :size] = torch.where(sure, old, said.argmax(-1))
+        return Drafted(drafted, counts=torch.tensor([size]))
 
     def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
         if self.broken and self.misses < PATIENCE:
@@ -286,7 +288,7 @@ class Writer:
                 ids += new
                 calls, positions = calls + 1, positions + frame.positions
                 self.report("translating", len(ids), most)
-                over = self._over(ask, ids, chances)
+                over = ids[-1] in self.engine.stop_ids or self._over(ask, ids, chances)
                 if over or (overtime is not None and overtime.over()):
                     late = not over
                     break

@@ -40,7 +40,7 @@ class Drafted(NamedTuple):
     """tokens `[B, k]`; probs `[B, k, V]` when they were drawn from a distribution, else None (a point mass).
 
     counts int64 `[B]`: how many of the k tokens a row has, None when every row has all of them. A drafter that is asked for k
-    may say fewer.
+    tokens may give fewer a row, in k columns still.
     """
 
     tokens: Tokens

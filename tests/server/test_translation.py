@@ -187,6 +187,16 @@ def test_a_client_that_leaves_ends_its_work(engine):
         live.wait(lambda: server.worker.num_running == 0 and server.worker.num_waiting == 0)
 
 
+def test_a_server_that_ends_closes_its_sockets(engine):
+    with live.running(engine) as (base, server), of(base) as socket:
+        assert ask(socket, source="Mia")["rev"] == 1
+        began = time.monotonic()
+        server.should_exit = True
+        with pytest.raises(ConnectionClosed):
+            socket.recv(10)
+        assert time.monotonic() - began < 5
+
+
 def test_the_openapi_file_tells_of_both(base):
     paths = httpx.get(f"{base}/openapi.json").json()["paths"]
     told = paths["/v1/translate/stream"]["post"]["requestBody"]["content"]

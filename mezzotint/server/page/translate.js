@@ -115,8 +115,7 @@ export function Translate({ info, shown }) {
     <section class="card" aria-label="Translation" aria-busy=${busy ? "true" : "false"}>
       <h2>${knobs.target_language || "Translation"}</h2>
       ${done.map((whole, n) => html`<p class="captions" key=${n}>${whole}</p>`)}
-      <p class="captions" data-testid="captions"><span class="said" data-testid="committed">${now.committed}</span><span class="open" data-testid="draft">${now.draft}</span></p>
-      <p class="unseen" aria-live="polite">${now.committed}</p>
+      <p class="captions" data-testid="captions"><span class="said" data-testid="committed" aria-live="polite">${now.committed}</span><span class="open" data-testid="draft">${now.draft}</span></p>
       ${part && html`<dl class="meter" aria-label="What this text took"><div><dt>updates</dt><dd>${now.rev}</dd></div><div><dt>calls</dt><dd>${now.calls}</dd></div>
         <div><dt>characters taken back</dt><dd>${now.erased}</dd></div><div><dt>last update</dt><dd>${now.ms.toFixed(0)} ms</dd></div></dl>`}
     </section>
