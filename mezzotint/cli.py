@@ -778,7 +778,11 @@ def _must_serve() -> None:
     """Raises BadInput where what a server needs is not installed."""
     import importlib.util
 
-    lacking = [needed for needed in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(needed)]
+    lacking = [
+        needed
+        for needed in ("fastapi", "uvicorn", "websockets", "prometheus_client")
+        if not importlib.util.find_spec(needed)
+    ]
     if lacking:
         raise BadInput(f"serving needs {', '.join(lacking)}; install it with pip install 'mezzotint[server]'")
 
@@ -829,6 +833,57 @@ def lsp(
 
     if not run(lambda: _load(model, adapter, compute, threads)[0], tcp, presets, menu):
         raise typer.Exit(FAILED)  # as the protocol has it: the editor left without a shutdown
+
+
+@app.command()
+@reporting
+def translate(
+    text: Annotated[str, typer.Argument(help="The text, line by line; - reads standard input.")] = "-",
+    live: Annotated[bool, typer.Option("--live", help="Each line of standard input is the source so far.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="With --live: a line adds words to the source.")] = False,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="With --live: pass over lines that newer ones overtook.")
+    ] = False,
+    source: Annotated[str, typer.Option("--from", help="Its language.")] = "English",
+    target: Annotated[str, typer.Option("--to", help="The language wanted.")] = "French",
+    rule: Annotated[str, typer.Option(help="What commits a word: agreement, stability or probability.")] = "agreement",
+    updates: Annotated[int, typer.Option("--n", help="Drafts that must agree, or updates without a change.")] = 2,
+    threshold: Annotated[float, typer.Option(help="Probability that commits a word.")] = 0.9,
+    hold: Annotated[int, typer.Option(help="Words at the end of a draft that stay hidden.")] = 0,
+    max_erasure: Annotated[
+        float | None, typer.Option(help="Most shown text that is ever taken back, as a share of the final text.")
+    ] = None,
+    max_replaced: Annotated[int | None, typer.Option(help="Most characters taken back in an update.")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="Milliseconds an update may take, the last excepted.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="A JSON line for every update.")] = False,
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    compute: Compute = "auto",
+    threads: Cores = None,
+) -> None:
+    """Translate; with --live while the source arrives: committed text plain, the draft dim. A blank line ends a text."""
+    from mezzotint.live import command
+    from mezzotint.live.translate import Live
+
+    told = Live(
+        source, target, rule, updates, threshold, hold, max_erasure, max_replaced, deadline_ms and deadline_ms / 1000
+    )
+    if not live and (words or newest):
+        raise BadInput(f"{'--words' if words else '--newest'} goes with --live")
+    if live and text != "-":
+        raise BadInput("--live reads standard input; leave the text out")
+    given = "" if live else argument_text(text, "the text")
+    engine, _ = _load(model, adapter, compute, threads)
+    if engine.tokenizer.chat_template is None:
+        _note(f"{engine.checkpoint.name} reads no instructions, so this will hardly be a translation")
+    onto = command.screen(json_output)
+    if live:
+        lines = (_utf8(line, "standard input") for line in sys.stdin.buffer)
+        command.follow(engine, told, lines, words, onto, newest)
+    else:
+        command.whole(engine, told, given, onto)
 
 
 @app.command(cls=NamesInHelp)

@@ -39,7 +39,8 @@ class CausalDenoiser(Protocol):
 class Drafted(NamedTuple):
     """tokens `[B, k]`; probs `[B, k, V]` when they were drawn from a distribution, else None (a point mass).
 
-    counts int64 `[B]`: how many of the k tokens a row has, None when every row has all of them.
+    counts int64 `[B]`: how many of the k tokens a row has, None when every row has all of them. A drafter that is asked for k
+    tokens may give fewer a row, in k columns still.
     """
 
     tokens: Tokens
@@ -435,7 +436,10 @@ class Verified:
             return drafted
         if self.drafter is not None:
             found = self.drafter.draft(answers.texts, k, draws.rows(torch.tensor(answers.active)).at(step=step))
-            drafted = found._replace(counts=counts)
+            if found.counts is not None:  # it has less to offer
+                counts = torch.maximum(torch.minimum(counts, found.counts), torch.minimum(counts, answers.certain()))
+                k = int(counts.max())
+            drafted = Drafted(found.tokens[:, :k], None if found.probs is None else found.probs[:, :k], counts)
         lock = answers.locked(k)
         return drafted._replace(tokens=torch.where(lock >= 0, lock, drafted.tokens))
 

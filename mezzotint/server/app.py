@@ -6,6 +6,7 @@ POST /v1/chat/completions  /v1/instant-edit
      /v1/responses                                           responses.py
      /v1/decisions                                           decisions.py
      /v1/embeddings  /tokenize  /detokenize                  tokens.py
+     /v1/translate/stream, and a WebSocket /v1/translate/live   translate.py
 GET  /v1/models  /v1/models/{id}  /v1/traces/{id}  /health  /ready  /version  /metrics  /openapi.json
      /playground/                                            playground.py
 """
@@ -23,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, playground, responses, rivals, tokens
+from mezzotint.server import codes, decisions, fim, playground, responses, rivals, tokens, translate
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
@@ -53,7 +54,7 @@ def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     )  # fmt: skip
     _errors(app, service.metrics)
     _text_routes(app, service)
-    for part in (fim, codes, responses, decisions, tokens, rivals):
+    for part in (fim, codes, responses, decisions, tokens, translate, rivals):
         part.add(app, service)
     _other_routes(app, service)
     playground.add(app, service, preview)

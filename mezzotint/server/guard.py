@@ -8,12 +8,14 @@ what went out: x-request-id on every answer, one line in the log, OpenAI's envel
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -27,6 +29,7 @@ from mezzotint.server.settings import LOOPBACK, Settings
 OPEN = ("/health", "/ready", "/v1/health")  # asked by machines that have no key
 PAGE = ("/", "/playground", "/playground/")  # holds no secret, and asks its user for the key
 FILES = "/playground/files/"
+KEY = "key."  # a WebSocket's protocol that is a key, in base64url
 
 
 class Guard:
@@ -35,6 +38,8 @@ class Guard:
         self._keys = [_digest(key.encode()) for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         if scope["type"] != "http":
             return
         began, status = time.monotonic(), 0
@@ -62,6 +67,23 @@ class Guard:
         seconds = round(time.monotonic() - began, 4)
         log("request", id=number, method=scope["method"][:16], route=route, status=status, seconds=seconds, **told)
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket. Who may not have one gets the answer that a request would get."""
+        began, status, number = time.monotonic(), 101, f"req_{uuid.uuid4().hex}"
+        told = scope.setdefault("state", {})["log"] = {}
+        try:
+            self._admit(scope)
+            await self.app(scope, receive, send)
+        except ApiError as error:
+            status = error.status
+            self.metrics.failed(status)
+            await respond(error, send, "websocket.http.response")
+        except Exception as error:
+            told["error"], status = where(error), 500
+        route = getattr(scope.get("route"), "path", None)
+        seconds = round(time.monotonic() - began, 4)
+        log("request", id=number, method="WEBSOCKET", route=route, status=status, seconds=seconds, **told)
+
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._keys:
@@ -69,7 +91,7 @@ class Guard:
             if (
                 path not in (*OPEN, *PAGE)
                 and not path.startswith(FILES)
-                and not self._known(headers.get("authorization", ""))
+                and not self._known(headers.get("authorization") or _offered(scope))
             ):
                 raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
         else:
@@ -109,6 +131,16 @@ class Guard:
         return bytes(body)
 
 
+def _offered(scope: Scope) -> str:
+    """The key that a WebSocket offers as a protocol, as an Authorization header has it: browsers let pages set no header."""
+    for name in scope.get("subprotocols", []):
+        if name.startswith(KEY):
+            with suppress(ValueError):
+                text = name.removeprefix(KEY)
+                return f"Bearer {base64.urlsafe_b64decode(text + '=' * (-len(text) % 4)).decode('latin-1')}"
+    return ""
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
@@ -132,11 +164,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def respond(error: ApiError, send: Send) -> None:
+async def respond(error: ApiError, send: Send, kind: str = "http.response") -> None:
     body = json.dumps(error.to_json()).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     if error.status in (408, 413):
         headers["connection"] = "close"  # the rest of the body is not read
     pairs = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{kind}.start", "status": error.status, "headers": pairs})
+    await send({"type": f"{kind}.body", "body": body})

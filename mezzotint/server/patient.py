@@ -19,6 +19,10 @@ class Patient(H11Protocol):
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.seconds, self.transport.close)
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._relax()  # its head is whole, and others look after it now
+        super().handle_websocket_upgrade(event)
+
     def data_received(self, data: bytes) -> None:
         if self._timer is None and self._idle:
             self._timer = self.loop.call_later(self.seconds, self.transport.close)

@@ -88,10 +88,17 @@ class Split:
         if scope["type"] == "http" and scope["server"][1] == self.preview.port:
             await self.preview(scope, receive, send)
             return
-        if scope["type"] == "http" and _port(Headers(scope=scope).get("origin", "")) == self.preview.port:
+        if scope["type"] == "websocket" and self.preview.port in (scope["server"][1], _port(_origin(scope))):
+            await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
+            return
+        if scope["type"] == "http" and _port(_origin(scope)) == self.preview.port:
             await _send(send, 403, b"a preview may not ask this server", {"content-type": "text/plain"})
             return
         await self.app(scope, receive, send)
+
+
+def _origin(scope: Scope) -> str:
+    return Headers(scope=scope).get("origin", "")
 
 
 def _port(origin: str) -> int | None:

@@ -63,7 +63,8 @@ def serving(load: Callable[[], Engine], settings: Settings, serves: Callable[[],
     worker = Worker(load, settings.queue, failed)
     preview = Preview(listen(replace(settings, port=settings.preview_port)))
     config = uvicorn.Config(
-        build(worker, settings, preview), http=patient(settings.receive), ws="none", lifespan="off", log_config=None,
+        build(worker, settings, preview), http=patient(settings.receive), ws="websockets-sansio", ws_max_size=settings.body_bytes,
+        ws_per_message_deflate=False, lifespan="off", log_config=None,
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip

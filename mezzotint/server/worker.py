@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -126,6 +126,10 @@ class Worker:
     def call(self, function: Callable[[Engine, Report], T], seconds: float) -> Stream[T]:
         """Anything else: a stream of its one result. The function calls its `Report` between steps. Raises as above."""
         return self._submit([lambda engine, report: iter_once(function(engine, report))], seconds, numbered=False)
+
+    def each(self, function: Callable[[Engine, Report], Iterator[T]], seconds: float) -> Stream[T]:
+        """All that a function yields. It calls its `Report` between steps. Raises as above."""
+        return self._submit([function], seconds, numbered=False)
 
     def _submit(self, works: Sequence[Work[T]], seconds: float, numbered: bool = True) -> Stream[T]:
         self.ready()

@@ -97,6 +97,11 @@ def test_locked_positions_are_never_written_and_batches_change_nothing(policy, n
     assert [t.frames for t in again] == [t.frames for t in together]
 
 
+def room(frame, trace, max_tokens=24):
+    """Tokens that may be written behind the call's own."""
+    return max_tokens - (frame.start - trace.frames[0].start) - 1
+
+
 def decode(drafter, prompts, length=5, temperature=0.0, seeds=None, max_tokens=24, forced=None, rule="coupled"):
     run = Verified(MODEL, drafter, length if drafter else 0, temperature, rule, frozenset({39}))
     traces = [Trace() for _ in prompts]
@@ -105,11 +110,20 @@ def decode(drafter, prompts, length=5, temperature=0.0, seeds=None, max_tokens=2
     return [trace.replay() for trace in traces], traces
 
 
+class Fewer(GivenText):
+    """A given text of which each row gets another number of tokens, at times none."""
+
+    def draft(self, texts, count, draws):
+        counts = torch.tensor([len(text) % (count + 1) for text in texts])
+        return super().draft(texts, count, draws)._replace(counts=counts)
+
+
 SOURCES = {
     "random": lambda ar: RandomTokens(V),
     "previous": lambda ar: PreviousIterate(V),
     "right text": lambda ar: GivenText(ar[0], [len(p) for p in PROMPTS]),
     "other text": lambda ar: GivenText(list(range(30)), [len(p) for p in PROMPTS]),
+    "fewer": lambda ar: Fewer(ar[0], [len(p) for p in PROMPTS]),
     "smaller": lambda ar: SmallerModel(tiny(1, 1), 200),
     "itself": lambda ar: SmallerModel(MODEL, 200),
 }
@@ -127,6 +141,10 @@ def test_verified_equals_ar_for_every_draft_source(source, temperature):
         text, traces = decode(drafter, PROMPTS, length, temperature, seeds)
         assert text == ar
         assert all(t.num_calls <= p.num_calls for t, p in zip(traces, plain, strict=True))
+        if source == "fewer":  # what is not drafted is not computed
+            assert all(
+                f.positions == 1 + f.start % (length + 1) for t in traces for f in t.frames[1:] if room(f, t) > length
+            )
     if source == "itself" and temperature == 0:
         assert traces[0].num_calls < plain[0].num_calls / 3
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client", "httpx", "openai")
+NEEDED = ("fastapi", "uvicorn", "websockets", "prometheus_client", "httpx", "openai")
 LACKING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["*.py"] if LACKING else []
 

@@ -55,10 +55,46 @@ def test_an_edit_is_made_and_applied(page):
     page.wait_for_function("before => document.querySelector('.cm-content').innerText !== before", arg=before)
 
 
+def test_a_source_is_translated_as_it_is_typed(page, base):
+    """Committed text and the draft are told apart by more than their colour; what is committed stays."""
+    page.click("role=tab[name='Translate']")
+    page.wait_for_selector("#live-source")
+    page.fill("#live-source", "Mia has")
+    page.wait_for_selector("[aria-label='What this text took']")
+    seen = ""
+    for text in ("Mia has a red", "Mia has a", "Mia has a red ball and a", "Mia has a red ball and a hat"):
+        page.fill("#live-source", text)
+        page.wait_for_selector("section[aria-label=Translation][aria-busy=false]")
+        committed = page.text_content("[data-testid=committed]")
+        assert committed.startswith(seen)
+        seen = committed
+    style = "element => { const s = getComputedStyle(element); return [s.fontStyle, s.textDecorationLine] }"
+    assert page.eval_on_selector(".legend .open", style) == ["italic", "underline"]
+    assert page.eval_on_selector(".legend .said", style) == ["normal", "none"]
+    clean(page)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("section[aria-label=Translation][aria-busy=false]")
+    whole = page.text_content(".captions >> nth=0")
+    assert whole and whole.startswith(seen) and not page.text_content("[data-testid=draft]")
+    clean(page)
+
+
+def test_a_key_opens_the_line(browser, engine):
+    with live.running(engine, keys=("s+/cret",)) as (address, _):
+        page = browser.new_page()
+        page.goto(f"{address}/playground/#Translate")
+        page.fill("#key", "s+/cret")
+        page.click("text=Use it")
+        page.fill("#live-source", "Mia has")
+        page.wait_for_selector("[aria-label='What this text took']")
+        page.close()
+
+
 TABS = {
     "Chat": "#ask",
     "Apps": "#app-prompt",
     "Instant Edit": ".cm-content",
+    "Translate": "#live-source",
     "Race": "#race-prompt",
     "Canvas lab": "#lab-text",
     "Trace": "#trace-file",

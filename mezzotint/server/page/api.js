@@ -36,6 +36,13 @@ async function refusal(answer) {
   return new Refused(answer.status, message);
 }
 
+/** A WebSocket to this server. The key goes as a protocol, since a page can set no header of one. */
+export function socket(path) {
+  const protocols = ["mezzotint"];
+  if (key) protocols.push(`key.${btoa(key).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`);
+  return new WebSocket(new URL(path, location.href).href.replace(/^http/, "ws"), protocols);
+}
+
 export const get = async (path) => (await send(path)).json();
 export const text = async (path) => (await send(path)).text();
 export const post = async (path, body, signal) => (await send(path, body, signal)).json();

@@ -4,8 +4,8 @@ import { html, render, useState, useEffect, useRef } from "./vendor/preact.js";
 import { get, setKey } from "./api.js";
 import { Chat } from "./chat.js";
 
-const LATER = { Apps: "./apps.js", Edit: "./edit.js", Race: "./race.js", Lab: "./lab.js", Trace: "./trace.js" };
-const TABS = { Chat: "Chat", Apps: "Apps", Edit: "Instant Edit", Race: "Race", Lab: "Canvas lab", Trace: "Trace" };
+const LATER = { Apps: "./apps.js", Edit: "./edit.js", Translate: "./translate.js", Race: "./race.js", Lab: "./lab.js", Trace: "./trace.js" };
+const TABS = { Chat: "Chat", Apps: "Apps", Edit: "Instant Edit", Translate: "Translate", Race: "Race", Lab: "Canvas lab", Trace: "Trace" };
 
 function Panel({ name, ...rest }) {
   const [found, set] = useState(() => (name === "Chat" ? { Part: Chat } : null));
