@@ -227,9 +227,9 @@ def generate(
     draft: Annotated[
         str,
         typer.Option(
-            help="Drafts of verified: fixed-point, random, text, or the own canvas: self, self-last, self-two-call."
+            help="Drafts of verified: auto, fixed-point, random, text, or the own canvas: self, self-last, self-two-call."
         ),
-    ] = "fixed-point",
+    ] = "auto",
     draft_file: Annotated[str | None, typer.Option(help="The text that --draft text expects.")] = None,
     draft_length: Annotated[int, typer.Option(help="Tokens drafted a round.")] = 4,
     policy: Policy = None,
@@ -358,6 +358,8 @@ def _format(json_schema: str | None, regex: str | None) -> Format | None:
 def _warn_untrained(engine: Engine, instead: str = "diffusion gives broken text, verified does not") -> None:
     if not engine.checkpoint.facts.trained_canvas:
         _note(f"{engine.checkpoint.name} has not learnt to denoise; {instead}")
+    elif engine.checkpoint.name == "default":
+        _note("the canvas of default has learnt little (half a million positions): verified writes better text")
 
 
 def _summary(trace: Trace, seconds: float, load_seconds: float) -> str:
@@ -1481,8 +1483,8 @@ def evaluate(
     ] = None,
     decode: Annotated[str | None, typer.Option(help="ar, verified (default) or diffusion.")] = None,
     draft: Annotated[
-        str, typer.Option(help="Drafts of verified: fixed-point, random, self, self-last.")
-    ] = "fixed-point",
+        str, typer.Option(help="Drafts of verified: auto, fixed-point, random, self, self-last.")
+    ] = "auto",
     policy: Policy = None,
     quality: Quality = None,
     items: Annotated[str, typer.Option(help="How many of each benchmark, drawn by the seed; or all.")] = "all",

@@ -76,7 +76,7 @@ def doubt(
     """Raises ValueError for a checkpoint that reads no text, and for an instruction that fills its context."""
     engine.must_read()
     source = Source.of(text, locks or Locks(), engine.tokenizer)
-    if engine.checkpoint.facts.trained_canvas:
+    if engine.canvas_leads:
         reviser = Reviser(engine, source, Ask(instruction), report)
         with torch.inference_mode():
             reviser.scan()

@@ -29,7 +29,7 @@ from mezzotint.sampler.guidance import Branches
 from mezzotint.sampler.lens import BranchLens, Lens, Note, Scored
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
-from mezzotint.sampler.speculate import SelfSpeculation
+from mezzotint.sampler.speculate import MOST_FOR_ALL, SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
 
@@ -85,6 +85,12 @@ class Engine:
         if self.checkpoint.facts.whole:
             raise ValueError(f"{self.checkpoint.name} writes whole canvases and knows no end, so it follows no format")
         return Guide([None if asked is None else self.lattice(asked) for asked in formats], requests[0].max_tokens)
+
+    @property
+    def canvas_leads(self) -> bool:
+        """Do these weights write best on the canvas? Not under an adapter of it, whose base still writes as it always did."""
+        adapter = self.denoiser.adapter
+        return self.checkpoint.facts.trained_canvas and (adapter is None or adapter.config.gate != "canvas")
 
     def must_read(self) -> None:
         """Raises ValueError for a checkpoint that only writes whole canvases: it cannot edit."""
@@ -271,9 +277,10 @@ class Engine:
             if first.blocks_in_flight > 1:
                 return pipeline_frames(*ask, Pipeline(first.blocks_in_flight))
             return block_frames(*ask, guide)
-        if first.decode == "verified" and first.draft in OUTCOMES_OF:
+        drafting = self._drafts_of(requests, note)
+        if first.decode == "verified" and drafting in OUTCOMES_OF:
             speculation = SelfSpeculation(
-                denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[first.draft], first.temperature,
+                denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[drafting], first.temperature,
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
@@ -282,6 +289,15 @@ class Engine:
         seen = self._lens(denoiser, requests, prompts, note)
         verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks, guide=guide)
+
+    def _drafts_of(self, requests: Sequence[Request], note: Note | None) -> str:
+        """Where drafts come from: for `auto` the own canvas, if the weights have learnt to draft and it may say what it says."""
+        asked = requests[0].draft
+        if asked != "auto":
+            return asked
+        plain = note is None and not any(request.tilt for request in requests)
+        fits = requests[0].draft_length <= MOST_FOR_ALL
+        return "self" if self.denoiser.drafts_in_order and plain and fits else "fixed-point"
 
     def _lens(
         self, network: Any, requests: Sequence[Request], prompts: Sequence[Sequence[int]], note: Note | None
@@ -306,7 +322,7 @@ class Engine:
     def _drafter(self, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:
         if request.draft == "text":
             return GivenText(self.tokenizer.encode(request.draft_text), [len(prompt) for prompt in prompts])
-        kind = PreviousIterate if request.draft == "fixed-point" else RandomTokens
+        kind = RandomTokens if request.draft == "random" else PreviousIterate
         return kind(self.denoiser.config.vocab_size)
 
     @property

@@ -109,7 +109,7 @@ def _possible(request: Request) -> None:
         "locks": bool(request.locks),
         "a condition": request.condition is not None,
         "guidance": request.guidance != 1,
-        "drafts of your own": request.draft != "fixed-point" or bool(request.draft_text),
+        "drafts of your own": request.draft not in ("auto", "fixed-point") or bool(request.draft_text),
         "several blocks in flight": request.blocks_in_flight != 1,
         "logprobs": request.logprobs is not None,
         "a policy made of rules": not isinstance(request.policy, str),

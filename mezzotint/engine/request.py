@@ -15,7 +15,7 @@ from mezzotint.sampler.trace import Frame, Trace
 
 DECODE = ("ar", "verified", "diffusion")
 OWN_DRAFTS = ("self", "self-last", "self-two-call")
-DRAFTS = ("fixed-point", "random", "text", *OWN_DRAFTS)
+DRAFTS = ("auto", "fixed-point", "random", "text", *OWN_DRAFTS)
 MOST_BLOCKS = 16
 MOST_TOP = 20  # others named beside a token's log-probability
 
@@ -26,7 +26,8 @@ class Request:
     where there is a condition.
 
     decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
-    denoised under `policy`). draft: where verified gets its drafts: fixed-point (random tokens, then the previous
+    denoised under `policy`). draft: where verified gets its drafts: auto (self for weights with
+    a draft head, else fixed-point), fixed-point (random tokens, then the previous
     iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
     call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
     self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:
@@ -45,7 +46,7 @@ class Request:
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
-    draft: Literal["fixed-point", "random", "text", "self", "self-last", "self-two-call"] = "fixed-point"
+    draft: Literal["auto", "fixed-point", "random", "text", "self", "self-last", "self-two-call"] = "auto"
     draft_text: str = ""
     draft_length: int = 4
     policy: str | Decoding = "threshold"

@@ -82,7 +82,7 @@ class Completer:
         """canvas or causal."""
         if self.engine.denoiser.reader is not None:
             return "canvas"
-        return "canvas" if self.engine.checkpoint.facts.trained_canvas and place.right.strip() else "causal"
+        return "canvas" if self.engine.canvas_leads and place.right.strip() else "causal"
 
     def complete(
         self, place: Place, *, draft: str = "", one_line: bool = True, lengths: Sequence[int] = LENGTHS, seed: int = 0,

@@ -88,7 +88,9 @@ class LowRank(nn.Module):
         super().__init__()
         self.names = [name for name in parts if name in config.targets]
         self.sizes, self.rank, self.scale = parts, config.rank, config.alpha / config.rank
-        self.a = nn.Parameter(torch.empty(len(self.names) * config.rank, inputs).normal_(std=inputs**-0.5))
+        self.a = nn.Parameter(torch.empty(len(self.names) * config.rank, inputs))
+        if not self.a.is_meta:  # as in `layers.embedding_table`
+            nn.init.normal_(self.a, std=inputs**-0.5)
         self.b = nn.ParameterList(torch.zeros(parts[name], config.rank) for name in self.names)
 
     def add(self, y: Tensor, x: Tensor, gate: Gate) -> Tensor:

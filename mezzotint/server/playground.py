@@ -128,7 +128,8 @@ def add(app: FastAPI, service: Service, preview: Preview) -> None:
         facts = engine.checkpoint.facts
         named = presets()
         return {
-            "model": service.name, "denoises": facts.trained_canvas, "noise": facts.noise, "canvas": facts.canvas_length,
+            "model": service.name, "denoises": facts.trained_canvas, "leads": engine.canvas_leads,
+            "noise": facts.noise, "canvas": facts.canvas_length,
             "chat": engine.tokenizer.chat_template is not None, "context": engine.denoiser.config.max_length,
             "quality": list(QUALITY), "policies": {name: policy.accepts for name, policy in POLICIES.items()},
             "presets": [

@@ -64,7 +64,7 @@ function App() {
 
   return html`<header>
       <h1><span class="plate" aria-hidden="true">▒</span>Mezzotint</h1>
-      <p class="model">${info ? html`<b>${info.model}</b> · ${info.denoises ? `${info.noise} diffusion, canvas of ${info.canvas}` : "verified decoding"}` : ""}</p>
+      <p class="model">${info ? html`<b>${info.model}</b> · ${info.leads ? `${info.noise} diffusion, canvas of ${info.canvas}` : "verified decoding"}` : ""}</p>
       <label class="switch"><input type="checkbox" checked=${calm} onChange=${(event) => setCalm(event.target.checked)} /> Less motion</label>
     </header>
     <nav aria-label="Playground"><div class="tabs" role="tablist" aria-label="Panels" onKeyDown=${keys}>${Object.entries(TABS).map(([name, title]) => html`

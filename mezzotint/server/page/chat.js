@@ -77,8 +77,10 @@ export function Chat({ info, calm, openTrace }) {
   return html`<div class="two">
     <section class="talk" aria-label="Conversation">
       ${!all.length && html`<div class="hello"><h2>See it denoise</h2>
-        <p>${info.denoises
+        <p>${info.leads
           ? "Ask, and the answer appears everywhere at once out of noise, and sharpens."
+          : info.denoises
+          ? "The canvas drafts several tokens at once and the model checks them left to right: the text is what it would write alone. Choose diffusion among the knobs to see the canvas by itself."
           : "This model has not learnt to denoise yet. Its answers are drafted from noise and checked left to right, so the text is right and the picture honest; serve “tiny” to see real diffusion."}
           ${!info.chat && " This model has no chat training: it continues your text."}</p>
         <div class="chips">${STARTS[info.chat].map((text) => html`<button type="button" class="chip" onClick=${() => ask(text)}>${text}</button>`)}</div></div>`}

@@ -5,7 +5,7 @@ import { html } from "./vendor/preact.js";
 export const DEFAULTS = { decode: "", quality: "", policy: "", temperature: 0, seed: "", max_tokens: 128 };
 
 export function firstKnobs(info) {
-  return { ...DEFAULTS, decode: info.denoises ? "diffusion" : "verified", max_tokens: Math.min(info.denoises ? 160 : 128, info.most) };
+  return { ...DEFAULTS, decode: info.leads ? "diffusion" : "verified", max_tokens: Math.min(info.leads ? 160 : 128, info.most) };
 }
 
 /** What of the knobs goes into a request. */

@@ -15,7 +15,7 @@ function Lane({ title, now, calm, most }) {
 }
 
 export function Race({ info, calm }) {
-  const other = info.denoises ? "diffusion" : "verified";
+  const other = info.leads ? "diffusion" : "verified";
   const [knobs, setKnobs] = useState(() => ({ ...firstKnobs(info), seed: "0", max_tokens: 96 }));
   const [prompt, setPrompt] = useState(info.chat ? "Explain why the sky is blue." : "Mia has a red ball. She");
   const [first, startFirst, stopFirst] = useRun(), [second, startSecond, stopSecond] = useRun();
