@@ -158,3 +158,13 @@ def test_editing_fixes_repairs_and_respects_locks(engine):
     assert "dont" in locked.after
     clean = mz.revise(engine, "The weather is nice today.", "fix the grammar")
     assert clean.after == clean.before and clean.diff() == "" and clean.hunks == []
+
+
+def test_the_default_drafts_its_own_text_in_fewer_calls(engine):
+    """The adapter that is shipped: the same text as AR, several tokens a call; canvas and causal law look for errors."""
+    assert engine.checkpoint.adapter is not None and engine.checkpoint.adapter.base.sha256 == mz.load("base").sha256
+    ask = mz.Request("Write a Python function that reverses a string.", max_tokens=40)
+    ar, drafted = (engine.generate(replace(ask, decode=decode))[0] for decode in ("ar", "verified"))
+    assert drafted.text == ar.text and ar.trace.num_calls >= 39 and drafted.trace.num_calls < 30
+    found = mz.repair(engine, "The cat sat on the mat and looked at their bowl the food.", threshold=0.5)
+    assert found.way == "repair" and found.num_calls >= 2
