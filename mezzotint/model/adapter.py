@@ -237,7 +237,8 @@ class Adapter(nn.Module):
         self.draft_head = DraftHead(config, adapter.draft_head) if adapter.draft_head else None
         self.row: Tensor  # [V]: which control row an id has, -1 for none
         row = torch.full((config.vocab_size,), -1, dtype=torch.int64)
-        row[list(adapter.control_ids)] = torch.arange(rows)
+        if not row.is_meta:
+            row[list(adapter.control_ids)] = torch.arange(rows)
         self.register_buffer("row", row, persistent=False)
 
     def add_draft_head(self, sizes: ModelConfig, width: int) -> Adapter:

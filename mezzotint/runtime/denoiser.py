@@ -2,8 +2,8 @@
 
     tokens -> embedding, roles (torch) -> all blocks (one call of the runtime) -> norm (torch) -> head (another) -> logits
 
-- Clean passes take a graph without adapter, every other pass one with its low-rank pairs behind the gate of roles: a merged
-  copy would have to be rounded to 8 bits, and products of 8 bits cost about twice those of 4 on processors without VNNI.
+- The low-rank pairs of an adapter are added to the rows that its gate opens to, none in a clean pass: a merged copy would
+  have to be rounded to 8 bits, and products of 8 bits cost about twice those of 4 on processors without VNNI.
 - An activation is quantised with its own neighbours in a row only, 32 at a time: rows of a batch do not affect each other.
 - Keys and values stay float32.
 """
@@ -124,12 +124,13 @@ class FastDenoiser(Denoiser):
         cos, sin = (table[:, : c.head_size // 2].contiguous().numpy() for table in rotary_tables(c))
         norms = {name: gain.numpy() for name, gain in parts.norms.items()}
 
-        def make(pairs: dict[str, graph.Pairs] | None) -> _Call:
-            return _Call(graph.blocks_graph(c, parts.linears, norms, (cos, sin), pairs, exact), self.threads)
-
-        everywhere = parts.adapter is not None and parts.adapter.config.gate == "all"
-        self._gated = make(parts.pairs) if parts.pairs else None
-        self._plain = make(None) if not everywhere else None
+        self._everywhere = parts.adapter is not None and parts.adapter.config.gate == "all"
+        self._blocks = _Call(graph.blocks_graph(c, parts.linears, norms, (cos, sin), parts.pairs, exact), self.threads)
+        self._pairs = {
+            name: torch.from_numpy(array).contiguous() for name, array in graph.pair_inputs(parts.pairs).items()
+        }
+        for name, tensor in self._pairs.items():  # for good
+            self._blocks.give(name, tensor)
         self._head = _Call(graph.head_graph(parts.head, exact), self.threads)
         self.requires_grad_(False).eval()
 
@@ -177,14 +178,12 @@ class FastDenoiser(Denoiser):
         x, _ = self._told(x, places, condition, cache)
         if self.adapter is not None and some:
             x = self.adapter.embed(x, tokens, places)
-        call = self._plain if self._plain is not None and (self._gated is None or not some) else self._gated
-        assert call is not None
+        call = self._blocks
         mask = self._additive(places, visible, cache)
         x = x.contiguous()
         given = {"x": x, "positions": places.position.contiguous(), "mask": mask}
-        if call is self._gated:
-            everywhere = self._plain is None
-            given["gate"] = (torch.ones_like(x[..., :1]) if everywhere else canvas[..., None].float()).contiguous()
+        if self._pairs:
+            given["rows"] = (canvas | self._everywhere).flatten().nonzero()
         for name, tensor in given.items():
             call.give(name, tensor)
         cache.bind(call)

@@ -2,7 +2,7 @@
 
     x [B, T, D] -> block 0 .. block N-1 -> state [B, T, D]                   hidden [M, D] -> head -> logits [M, V]
                      | q against cached keys [B, K, S, H] and the T new ones; the new ones are an output
-                     | a linear = packed weights by int8 activations  (+ gate * low-rank pairs)
+                     | a linear = packed weights by int8 activations  (+ low-rank pairs, on the rows that are told)
 
 - A graph reads the cache and never writes it: what is kept of a pass is decided outside, after the pass.
 - Scores against cached and new keys are two products and one softmax, so the cache is never copied to be joined.
@@ -30,10 +30,10 @@ LINEARS = ("qkv", "out", "gate_up", "down")
 
 
 class Pairs(NamedTuple):
-    """What an adapter adds to a product: x `a` `[I, R]`, gated, then `b` `[R, O]`."""
+    """What an adapter adds to a fused product: x `a` `[I, P R]`, then to each of its P parts `b[p]` `[R, O_p]`."""
 
     a: Array
-    b: Array
+    b: Sequence[Array]
 
 
 class _Graph:
@@ -65,8 +65,11 @@ class _Graph:
     def split(self, x: str, sizes: Sequence[int], axis: int = -1) -> list[str]:
         return self.many("Split", [x, self.constant(np.array(sizes))], len(sizes), axis=axis)
 
-    def linear(self, x: str, weight: Packed, gate: str | None = None, pairs: Pairs | None = None) -> str:
-        """x `[M, I]` by a packed weight -> `[M, O]`."""
+    def linear(self, x: str, weight: Packed, rows: str | None = None, pairs: Sequence[str] = ()) -> str:
+        """x `[M, I]` by a packed weight -> `[M, O]`. rows `[N, 1]`, perhaps none: those to which the pairs are added.
+
+        pairs: names of the inputs that hold a and the parts of b.
+        """
         table = [self.constant(weight.values), self.constant(weight.scales)]
         y = self.one(
             "MatMulNBits", x, *table, domain=MICROSOFT, K=weight.inputs, N=weight.outputs, bits=weight.bits,
@@ -75,20 +78,23 @@ class _Graph:
         if weight.offsets is not None:
             sums = self.one("ReduceSum", self.reshape(x, 0, -1, GROUP), self.constant(np.array([-1])), keepdims=0)
             y = self.one("Gemm", sums, self.constant(weight.offsets), y)
-        if pairs is not None and gate is not None:
-            low = self.one("Mul", self.one("MatMul", x, self.constant(pairs.a)), gate)
-            y = self.one("Gemm", low, self.constant(pairs.b), y)
+        if pairs and rows is not None:
+            low, parts = self.one("MatMul", self.one("GatherND", x, rows), pairs[0]), len(pairs) - 1
+            lows = self.many("Split", [low], parts, axis=-1) if parts > 1 else [low]
+            deltas = [self.one("MatMul", half, b) for half, b in zip(lows, pairs[1:], strict=True)]
+            delta = self.one("Concat", *deltas, axis=-1) if parts > 1 else deltas[0]
+            y = self.one("ScatterND", y, rows, delta, reduction="add")
         return y
 
     def model(
         self, name: str, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[str, Sequence[Any]]]
     ) -> onnx.ModelProto:
-        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but `positions`."""
+        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but `positions` and `rows`."""
         for public, (inside, _) in outputs.items():
             self.nodes.append(helper.make_node("Identity", [inside], [public]))
         graph = helper.make_graph(
             self.nodes, name,
-            [helper.make_tensor_value_info(n, TensorProto.INT64 if n == "positions" else TensorProto.FLOAT, list(s))
+            [helper.make_tensor_value_info(n, TensorProto.INT64 if n in ("positions", "rows") else TensorProto.FLOAT, list(s))
              for n, s in inputs.items()],
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, (_, s) in outputs.items()],
             list(self.constants.values()),
@@ -97,28 +103,40 @@ class _Graph:
         return helper.make_model(graph, opset_imports=sets, ir_version=10)
 
 
+def pair_inputs(pairs: Mapping[str, Pairs]) -> dict[str, Array]:
+    """Inputs, not constants: of what is constant the runtime keeps a second copy, in an order of its own."""
+    return {f"{name}.pair{n}": array for name, pair in pairs.items() for n, array in enumerate((pair.a, *pair.b))}
+
+
 def blocks_graph(
     config: ModelConfig, weights: Mapping[str, Packed], norms: Mapping[str, Array], tables: tuple[Array, Array],
     pairs: Mapping[str, Pairs] | None = None, exact: bool = False,
 ) -> onnx.ModelProto:  # fmt: skip
     """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp".
 
-    tables: cos and sin `[max_length, H / 2]`. With pairs there is one more input, gate `[B, T, 1]`.
+    tables: cos and sin `[max_length, H / 2]`. With pairs there is one more input, rows `[N, 1]`: places of
+    `[B T]` to which they are added, N = 0 for a pass that is the base's; and those of `pair_inputs`.
     exact: activations stay float32, which is slower and equal to torch to rounding.
     """
     c, g = config, _Graph(exact)
     kv, size = c.num_kv_heads, c.head_size
     cos, sin = (g.constant(table) for table in tables)
-    rows: dict[str, Sequence[Any]] = {"x": ("B", "T", c.width), "positions": ("B", "T"), "mask": ("B", 1, "GT", "S+T")}
-    rows |= {"gate": ("B", "T", 1)} if pairs else {}
+    inputs: dict[str, Sequence[Any]] = {
+        "x": ("B", "T", c.width),
+        "positions": ("B", "T"),
+        "mask": ("B", 1, "GT", "S+T"),
+    }
+    pairs = pairs or {}
+    held = pair_inputs(pairs)
+    inputs |= {"rows": ("N", 1)} | {name: array.shape for name, array in held.items()} if pairs else {}
+    named = {name: [n for n in held if n.startswith(f"{name}.pair")] for name in pairs}
     cached = {f"{kind}{i}": ("B", kv, "S", size) for i in range(c.num_layers) for kind in ("keys", "values")}
     count = g.one("Gather", g.one("Shape", "x"), g.constant(np.array([1])), axis=0)
     before = g.one("Gather", g.one("Shape", "keys0"), g.constant(np.array([2])), axis=0)
     halves = g.one("Concat", before, count, axis=0)
     together = g.one("Concat", g.constant(np.array([0, c.num_heads])), count, g.constant(np.array([size])), axis=0)
     apart = g.one("Concat", g.one("Slice", g.one("Shape", "x"), *map(g.constant, ([0], [2]))), g.constant([-1]), axis=0)
-    gate = g.reshape("gate", -1, 1) if pairs else None
-    pairs = pairs or {}
+    rows = "rows" if pairs else None
     state, step, new_keys, new_values = g.reshape("x", -1, c.width), None, [], []  # [M, D], M = B T
 
     def norm(name: str) -> tuple[str, str]:
@@ -134,7 +152,7 @@ def blocks_graph(
 
     for i in range(c.num_layers):
         state, normed = norm(f"{i}.attention")
-        qkv = g.linear(normed, weights[f"{i}.qkv"], gate, pairs.get(f"{i}.qkv"))
+        qkv = g.linear(normed, weights[f"{i}.qkv"], rows, named.get(f"{i}.qkv", ()))
         qk, v = g.split(g.one("Reshape", qkv, apart), [(c.num_heads + kv) * size, kv * size])
         qk = g.one(
             "RotaryEmbedding", qk, "positions", cos, sin, domain=MICROSOFT, num_heads=c.num_heads + kv, interleaved=0,
@@ -151,18 +169,18 @@ def blocks_graph(
         old, new = g.many("Split", [law, halves], 2, axis=-1)
         mixed = g.one("Add", g.one("MatMul", old, f"values{i}"), g.one("MatMul", new, v))
         mixed = g.one("Transpose", g.one("Reshape", mixed, together), perm=[0, 2, 1, 3])
-        step = g.linear(g.reshape(mixed, -1, c.num_heads * size), weights[f"{i}.out"], gate, pairs.get(f"{i}.out"))
+        step = g.linear(g.reshape(mixed, -1, c.num_heads * size), weights[f"{i}.out"], rows, named.get(f"{i}.out", ()))
         state, normed = norm(f"{i}.mlp")
         gates, up = g.split(
-            g.linear(normed, weights[f"{i}.gate_up"], gate, pairs.get(f"{i}.gate_up")), [c.mlp_width] * 2
+            g.linear(normed, weights[f"{i}.gate_up"], rows, named.get(f"{i}.gate_up", ())), [c.mlp_width] * 2
         )
         inner = g.one("Mul", g.one("QuickGelu", gates, domain=MICROSOFT, alpha=1.0), up)  # at alpha 1 it is SiLU
-        step = g.linear(inner, weights[f"{i}.down"], gate, pairs.get(f"{i}.down"))
+        step = g.linear(inner, weights[f"{i}.down"], rows, named.get(f"{i}.down", ()))
         new_keys.append(g.one("Unsqueeze", k, g.constant(np.array([0]))))
         new_values.append(g.one("Unsqueeze", v, g.constant(np.array([0]))))
     state = g.one("Reshape", g.one("Add", state, step or state), apart)
     shape = (c.num_layers, "B", kv, "T", size)
-    return g.model("blocks", rows | cached, {
+    return g.model("blocks", inputs | cached, {
         "state": (state, ("B", "T", c.width)),
         "new_keys": (g.one("Concat", *new_keys, axis=0), shape),
         "new_values": (g.one("Concat", *new_values, axis=0), shape),

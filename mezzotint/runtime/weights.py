@@ -94,16 +94,16 @@ class Parts:
 
 
 def _pairs(pair: LowRank) -> Pairs:
-    """The pairs of one fused product as two factors: x a `[I, P r]`, then b `[P r, O]`, in blocks, with the scale in it."""
-    b = torch.zeros(pair.a.shape[0], sum(pair.sizes.values()))
+    """The pairs of one fused product: x a `[I, P r]`, then each part's b `[r, O_p]`, with the scale in it."""
     ups = dict(zip(pair.names, pair.b, strict=True))
-    at = low = 0
-    for name, size in pair.sizes.items():
-        if name in ups:
-            b[low : low + pair.rank, at : at + size] = pair.scale * ups[name].T
-            low += pair.rank
-        at += size
-    return Pairs(pair.a.detach().T.float().numpy(), b.numpy())
+    downs = dict(zip(pair.names, torch.split(pair.a, pair.rank), strict=True))
+    a = [
+        downs.get(name, torch.zeros(pair.rank, pair.a.shape[1])) for name in pair.sizes
+    ]  # a part without a pair adds nothing
+    b = [ups.get(name, torch.zeros(size, pair.rank)) for name, size in pair.sizes.items()]
+    return Pairs(
+        torch.cat(a).T.float().contiguous().numpy(), [(pair.scale * up.T.float()).contiguous().numpy() for up in b]
+    )
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Callable[[], Packed], Callable[[], Tensor]]]:
