@@ -29,11 +29,12 @@ from mezzotint.sampler.guidance import Branches
 from mezzotint.sampler.lens import BranchLens, Lens, Note, Scored
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
-from mezzotint.sampler.speculate import MOST_FOR_ALL, SelfSpeculation
+from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
 
 MOST_FORMATS = 32  # whose automata are kept
+OWN_LENGTH = 2  # of drafts that nobody asked for: the best of those tried in float32 on two cores
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
 
 
@@ -279,8 +280,9 @@ class Engine:
             return block_frames(*ask, guide)
         drafting = self._drafts_of(requests, note)
         if first.decode == "verified" and drafting in OUTCOMES_OF:
+            length = min(first.draft_length, OWN_LENGTH) if first.draft == "auto" else first.draft_length
             speculation = SelfSpeculation(
-                denoiser, self.checkpoint.process, first.draft_length, OUTCOMES_OF[drafting], first.temperature,
+                denoiser, self.checkpoint.process, length, OUTCOMES_OF[drafting], first.temperature,
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
@@ -296,8 +298,8 @@ class Engine:
         if asked != "auto":
             return asked
         plain = note is None and not any(request.tilt for request in requests)
-        fits = requests[0].draft_length <= MOST_FOR_ALL
-        return "self" if self.denoiser.drafts_in_order and plain and fits else "fixed-point"
+        network = self.denoiser
+        return "self" if network.drafts_in_order and network.wide_calls_pay and plain else "fixed-point"
 
     def _lens(
         self, network: Any, requests: Sequence[Request], prompts: Sequence[Sequence[int]], note: Note | None

@@ -47,6 +47,7 @@ class Prediction(NamedTuple):
 
 
 class Denoiser(nn.Module):
+    wide_calls_pay = True  # does a call over ten positions cost little more than one over one?
     flexible = False  # FlexAttention instead of a dense mask: for long passes without a cache, on a GPU
 
     def __init__(self, config: ModelConfig, shift: int = 0, reader: BlockReader | None = None) -> None:

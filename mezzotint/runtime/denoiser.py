@@ -103,6 +103,7 @@ class PackedEmbedding(nn.Module):
 class FastDenoiser(Denoiser):
     """The same network for decoding on a CPU. It cannot be trained, adapted, merged or saved."""
 
+    wide_calls_pay = False
     lanes = False  # its graphs attend over caches of their own
 
     def __init__(self, parts: Parts, threads: int | None = None, exact: bool = False) -> None:
