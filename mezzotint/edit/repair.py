@@ -110,8 +110,7 @@ def repair(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
     if causal is None:
-        adapter = engine.denoiser.adapter
-        causal = CAUSAL if adapter is not None and adapter.config.gate == "canvas" else 0.0
+        causal = 0.0 if engine.canvas_leads else CAUSAL
     if not causal >= 0:
         raise ValueError(f"causal is {causal}; it must be at least 0")
     before = [start_id(engine)] if engine.denoiser.shift or causal else []

@@ -28,8 +28,9 @@ class Measured:
     source: str
 
 
-# (checkpoint, does the edit rewrite?, way) -> what it reached there
 _LOG = "docs/log.md, few items"
+
+# (checkpoint, does the edit rewrite?, way) -> what it reached there
 MEASURED: dict[tuple[str, bool, str], Measured] = {
     ("default", False, "diffusion"): Measured(0.310, "GLEU", 0.5, _LOG),
     ("default", False, "rescore"): Measured(0.468, "GLEU", 18.4, _LOG),

@@ -34,7 +34,7 @@ from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
 
 MOST_FORMATS = 32  # whose automata are kept
-OWN_LENGTH = 2  # of drafts that nobody asked for: the best of those tried in float32 on two cores
+OWN_LENGTH = 2  # of drafts that nobody asked for: what `cost` predicts the least time for in float32 on two cores
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
 
 
