@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generate with drafts from random tokens, the same plainly, compare; then edit by rescoring. Input comes by environment.
+# Generate with drafts of its own canvas, the same plainly, compare; then edit by rescoring. Input comes by environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mezzotint=.venv/bin/mezzotint
@@ -8,7 +8,7 @@ trap 'rm -f "$verified" "$plain"' EXIT
 began=$SECONDS
 tokens=${MAX_TOKENS:-96}
 
-echo "== generate: drafts start as random tokens, the causal pass verifies them"
+echo "== generate: its own canvas drafts, the causal pass verifies"
 printf '%s' "$PROMPT" | $mezzotint generate - --decode verified --max-tokens "$tokens" --summary | tee "$verified"
 echo
 echo "== the same, one token a call"
