@@ -1,45 +1,35 @@
 """PagedCache: a KVCache whose buffer grows by pages, so that a graph attends to little more than what is there.
 
-keys of a layer   [B, K, S, H], S the longest row rounded up to whole pages      (what stands behind a row's end is masked)
-a pass            reads them, and leaves its own keys and values in `fresh`; only `keep` copies them in
+keys of a layer   [B, K, S, H], S whole pages      what stands behind a row's end is masked
+a pass            writes its places behind that end, in the same memory, as `KVCache` says
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mezzotint.model.cache import KVCache
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.visibility import CLEAN, Places
 
 PAGE = 64  # positions
-
-
-class Binder(Protocol):
-    """A graph that is given tensors by name; `cache` remembers which buffer its keys and values are bound to."""
-
-    cache: tuple[int, ...]
-
-    def give(self, name: str, tensor: Tensor) -> None: ...
 
 
 class PagedCache(KVCache):
     def __init__(self, config: ModelConfig, rows: int, capacity: int) -> None:
         super().__init__(config, rows, min(capacity, PAGE))
         self.capacity = capacity
-        self.fresh: tuple[Tensor, Tensor] | None = None  # [N, B, K, T, H] of the pass that has just run
-        self._grow(PAGE)
+        self.make_room(PAGE)
 
     @property
     def room(self) -> int:
-        """Positions of the buffer."""
+        """Positions of the buffer, S."""
         return self.keys.shape[3]
 
-    def _grow(self, positions: int) -> None:
+    def make_room(self, positions: int) -> None:
+        """For so many in all. What has been read stays."""
         room = max(-(-positions // PAGE), 1) * PAGE
         if room <= self.room:
             return
@@ -49,42 +39,21 @@ class PagedCache(KVCache):
             new[:, :, :, : self._longest] = getattr(self, name)[:, :, :, : self._longest]
             setattr(self, name, new)
 
-    def bind(self, graph: Binder) -> None:
-        """Give the graph this cache's keys and values, unless it has them already."""
-        if (here := (self.keys.data_ptr(), self.values.data_ptr(), *self.keys.shape)) == graph.cache:
-            return
-        for layer in range(self.keys.shape[0]):
-            graph.give(f"keys{layer}", self.keys[layer])
-            graph.give(f"values{layer}", self.values[layer])
-        graph.cache = here
-
-    def filled(self) -> Tensor:
-        """Which slots of the buffer hold something, bool `[B, S]`."""
-        return torch.arange(self.room) < self.lengths[:, None]
-
-    def slots(self, new: Places) -> Places:
-        """The buffer as places of the same documents as `new`: `[B, S]`."""
-        filled = self.filled()
-        slot = torch.arange(self.room).expand(self.rows, -1)
-        return Places(slot, torch.full_like(slot, CLEAN), slot, new.document[:, :1].expand_as(slot), filled)
-
-    def keep(self, counts: Tensor | Sequence[int]) -> None:
-        counts = torch.as_tensor(counts, dtype=torch.int64)
-        assert self.fresh is not None, "nothing has been read"
-        lengths = self.lengths + counts
-        longest = int(lengths.max())
-        if longest > self.capacity:
-            raise ValueError(f"rows of length {lengths.tolist()} do not fit the cache of {self.capacity}")
-        self._grow(longest)
-        for row, (start, count) in enumerate(zip(self.lengths.tolist(), counts.tolist(), strict=True)):
-            for buffer, new in zip((self.keys, self.values), self.fresh, strict=True):
-                buffer[:, row, :, start : start + count] = new[:, row, :, :count]
-        self._set(lengths)
+    def slots(self, count: int) -> Tensor:
+        """Where the next `count` places of each row go: (row, head, slot), `[B, K, count, 3]`. Raises ValueError for too many."""
+        if self._longest + count > self.capacity:
+            raise ValueError(
+                f"a pass over {count} positions after {self._longest} does not fit the cache of {self.capacity}"
+            )
+        self.make_room(self._longest + count)
+        shape = (self.rows, self.keys.shape[2], count)
+        slot = self.lengths[:, None, None] + torch.arange(count)
+        places = (torch.arange(self.rows)[:, None, None], torch.arange(shape[1])[:, None], slot)
+        return torch.stack([part.expand(shape) for part in places], -1)
 
     def fork(self, rows: Tensor | Sequence[int], length: int | None = None, capacity: int | None = None) -> KVCache:
         plain = super().fork(rows, length, self.room)
         new = object.__new__(PagedCache)
         new.__dict__.update(plain.__dict__)
         new.capacity = self.capacity if capacity is None else capacity
-        new.fresh = None
         return new

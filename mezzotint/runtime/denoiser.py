@@ -15,6 +15,7 @@ import gc
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,14 +74,35 @@ class _Call:
         self.session = session(model, threads)
         self.binding = self.session.io_binding()
         self.cache: tuple[int, ...] = ()  # whose keys and values are bound
+        self.bound: tuple[str, int] | None = None  # inputs that were bound to stay
+        self.held: list[Tensor] = []
+
+    def hold(self, tables: Mapping[str, graph.Array]) -> None:
+        """Give tables for good."""
+        for name, array in tables.items():
+            self.held.append(torch.from_numpy(np.ascontiguousarray(array)))
+            self.give(name, self.held[-1])
 
     def give(self, name: str, tensor: Tensor) -> None:
         kind = np.int64 if tensor.dtype == torch.int64 else np.float32
         self.binding.bind_input(name, "cpu", 0, kind, list(tensor.shape), tensor.data_ptr())
 
+    def attend(self, cache: PagedCache) -> None:
+        """Bind the cache's buffers, which the graph reads and writes, unless they are bound."""
+        if (here := (cache.keys.data_ptr(), cache.values.data_ptr(), *cache.keys.shape)) == self.cache:
+            return
+        for layer in range(cache.keys.shape[0]):
+            for kind, buffer in (("keys", cache.keys[layer]), ("values", cache.values[layer])):
+                self.give(f"{kind}{layer}", buffer)
+                self._leave(f"kept_{kind}{layer}", buffer)
+        self.cache = here
+
+    def _leave(self, name: str, tensor: Tensor) -> None:
+        self.binding.bind_output(name, "cpu", 0, np.float32, list(tensor.shape), tensor.data_ptr())
+
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = torch.empty(shape)
-        self.binding.bind_output(name, "cpu", 0, np.float32, list(shape), tensor.data_ptr())
+        self._leave(name, tensor)
         return tensor
 
     def run(self) -> None:
@@ -114,8 +136,7 @@ class FastDenoiser(Denoiser):
         self.threads = threads or available_cores()
         self.embedding = PackedEmbedding(parts.embedding)  # type: ignore[assignment]  # it answers as one does
         self.blocks = nn.ModuleList()
-        self.norm = nn.RMSNorm(c.width, eps=c.norm_eps)
-        self.norm.weight.data = parts.norms["final"]
+        self.norm = nn.Identity()  # the graph's states are normed
         self.conditioner: Conditioner | None = None
         self._following: Conditions | None = None
         self.reader = self.self_conditioning = None
@@ -127,11 +148,10 @@ class FastDenoiser(Denoiser):
 
         self._everywhere = parts.adapter is not None and parts.adapter.config.gate == "all"
         self._blocks = _Call(graph.blocks_graph(c, parts.linears, norms, (cos, sin), parts.pairs, exact), self.threads)
-        self._pairs = {
-            name: torch.from_numpy(array).contiguous() for name, array in graph.pair_inputs(parts.pairs).items()
-        }
-        for name, tensor in self._pairs.items():  # for good
-            self._blocks.give(name, tensor)
+        self._blocks.hold(graph.pair_inputs(parts.pairs))
+        self._paired = bool(parts.pairs)
+        self._one: dict[str, Tensor] = {}  # inputs of a pass over one token
+        self._one_state = torch.empty(0)
         self._head = _Call(graph.head_graph(parts.head, exact), self.threads)
         self.requires_grad_(False).eval()
 
@@ -146,6 +166,8 @@ class FastDenoiser(Denoiser):
 
     def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
         """As `Denoiser.read`; a long text is read in pieces."""
+        if tokens.shape == (1, 1) and int(counts[0]) == 1:
+            return self._read_one(tokens, cache)
         pieces = []
         for start in range(0, max(tokens.shape[1], 1), CHUNK):
             part = tokens[:, start : start + CHUNK]
@@ -158,18 +180,49 @@ class FastDenoiser(Denoiser):
         row = torch.arange(len(counts))
         return Prediction(*(torch.stack(field, 1)[row, last] for field in zip(*pieces, strict=True)))
 
+    def _read_one(self, tokens: Tokens, cache: KVCache) -> Prediction:
+        """`read` of the next token of one text. AR does nothing else, so what is bound stays bound from call to call."""
+        assert isinstance(cache, PagedCache), type(cache).__name__
+        at, one, call = int(cache.lengths[0]), self._one, self._blocks
+        self._must_reach(at)
+        slots = cache.slots(1)
+        if call.bound != (here := ("one", cache.room)):
+            one["mask"] = torch.empty(1, 1, self.config.num_heads // self.config.num_kv_heads, cache.room)
+            one |= {"x": torch.empty(1, 1, self.config.width), "positions": torch.empty(1, 1, dtype=torch.int64)}
+            one["slots"] = torch.empty_like(slots)
+            if self._paired:
+                one["rows"] = torch.zeros(int(self._everywhere), 1, dtype=torch.int64)
+            for name, tensor in one.items():
+                call.give(name, tensor)
+            self._one_state = call.take("state", (1, 1, self.config.width))
+            call.bound = here
+        one["x"].copy_(self.embedding(tokens))
+        one["positions"].fill_(at)
+        one["slots"].copy_(slots)
+        one["mask"].fill_(-torch.inf)[..., : at + 1] = 0
+        call.attend(cache)
+        call.run()
+        hidden = self._one_state.clone()
+        logits = self.speak(hidden, torch.full((1, 1), CLEAN))
+        cache.keep([1])
+        cache.ahead = logits[:, 0]
+        return Prediction(logits, torch.full((1, 1), at + 1), hidden)
+
+    def _must_reach(self, position: int) -> None:
+        if position >= self.config.max_length:
+            raise ValueError(f"position {position} is beyond the model's {self.config.max_length}")
+
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: Any = None,
         condition: Conditions | None = None, feedback: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         if isinstance(cache, Recorded):
             raise ValueError("int8 kernels do not train: load the checkpoint with compute 'float32'")
-        if int(places.position.max()) >= self.config.max_length:
-            raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
+        self._must_reach(int(places.position.max()))
         if feedback is not None:
             raise ValueError("this checkpoint declares no feedback; pass feedback=None")
         if cache is None:
-            cache = PagedCache(self.config, len(tokens), 1)
+            cache = PagedCache(self.config, *tokens.shape)
         assert isinstance(cache, PagedCache), type(cache).__name__
         canvas = places.role != CLEAN
         some = bool(canvas.any())
@@ -179,29 +232,27 @@ class FastDenoiser(Denoiser):
         x, _ = self._told(x, places, condition, cache)
         if self.adapter is not None and some:
             x = self.adapter.embed(x, tokens, places)
-        call = self._blocks
-        mask = self._additive(places, visible, cache)
-        x = x.contiguous()
-        given = {"x": x, "positions": places.position.contiguous(), "mask": mask}
-        if self._pairs:
+        call, (rows, count) = self._blocks, tokens.shape
+        slots = cache.slots(count)
+        given = {
+            "x": x.contiguous(), "positions": places.position.contiguous(), "mask": self._additive(places, visible, cache),
+            "slots": slots,
+        }  # fmt: skip
+        if self._paired:
             given["rows"] = (canvas | self._everywhere).flatten().nonzero()
         for name, tensor in given.items():
             call.give(name, tensor)
-        cache.bind(call)
-        c, (rows, count) = self.config, tokens.shape
-        state = call.take("state", (rows, count, c.width))
-        new = (c.num_layers, rows, c.num_kv_heads, count, c.head_size)
-        cache.fresh = call.take("new_keys", new), call.take("new_values", new)
+        call.bound = None
+        call.attend(cache)
+        state = call.take("state", (rows, count, self.config.width))
         call.run()
         return state
 
     def _additive(self, places: Places, visible: Visibility, cache: PagedCache) -> Tensor:
-        """0 where a place sees a key and -inf where not, `[B, 1, G T, S + T]`: cached slots, then the places themselves."""
-        if places.position.shape == (1, 1):  # a token a call: it sees all there is
-            seen = torch.cat((cache.filled(), torch.ones(1, 1, dtype=torch.bool)), 1)[:, None]
-        else:
-            seen = visible.dense(places, cache.slots(places).cat(places)) | ~places.valid[:, :, None]
-        mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+        """0 where a place sees a slot of the buffer and -inf where not, `[B, 1, G T, S]`."""
+        seen = visible.dense(places, cache.places(places)) | ~places.valid[:, :, None]
+        mask = torch.full((*seen.shape[:2], cache.room), -torch.inf)
+        mask[:, :, : seen.shape[2]].masked_fill_(seen, 0.0)
         return mask.repeat(1, self.config.num_heads // self.config.num_kv_heads, 1)[:, None].contiguous()
 
     def speak(self, hidden: Tensor, role: Tensor) -> Logits:

@@ -1,14 +1,14 @@
 """The blocks of a network as an ONNX graph: states and cached keys in, states and new keys out.
 
     x [B, T, D] -> block 0 .. block N-1 -> state [B, T, D]                   hidden [M, D] -> head -> logits [M, V]
-                     | q against cached keys [B, K, S, H] and the T new ones; the new ones are an output
+                     | the T new keys go into the cache [B, K, S, H], behind what is kept; q against all of it
                      | a linear = packed weights by int8 activations  (+ low-rank pairs, on the rows that are told)
 
-- A graph reads the cache and never writes it: what is kept of a pass is decided outside, after the pass.
-- Scores against cached and new keys are two products and one softmax, so the cache is never copied to be joined.
+- The cache is an input and an output in the same memory: only the new places are written, as in `KVCache.view`.
 - Embedding, roles and masks stay outside: one graph serves causal, bidirectional and mixed passes alike.
 - Groups of Q4_1 have a minimum, `MatMulNBits` a zero point of 4 bits. w = d q + m is d (q - 8) + (m + 8 d): the first term is
-  the kernel's own form, the second a small product with the sums of x over each group, so no weight is rounded again.
+  the kernel's own form, the second a product with the sums of x over each group. At batch 1 a node costs more than its
+  arithmetic, so both are one product, over x and its sums (`Packed.folded`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mezzotint.model.config import ModelConfig
-from mezzotint.runtime.packed import GROUP, Packed
+from mezzotint.runtime.packed import FINER, GROUP, Packed
 
 Array = NDArray[np.float32]
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
@@ -40,7 +40,7 @@ class _Graph:
     """Nodes and constants in the order in which they are made; every method returns the name of what it makes."""
 
     def __init__(self, exact: bool) -> None:
-        self.accuracy = 1 if exact else 4  # of MatMulNBits: activations in float32, or rounded to int8
+        self.exact = exact  # activations stay in float32, else they are rounded to int8
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -70,13 +70,18 @@ class _Graph:
 
         pairs: names of the inputs that hold a and the parts of b.
         """
-        table = [self.constant(weight.values), self.constant(weight.scales)]
-        y = self.one(
-            "MatMulNBits", x, *table, domain=MICROSOFT, K=weight.inputs, N=weight.outputs, bits=weight.bits,
-            block_size=GROUP, accuracy_level=self.accuracy,
-        )  # fmt: skip
+        sums, factors, used, inputs = "", x, weight, weight.inputs
         if weight.offsets is not None:
             sums = self.one("ReduceSum", self.reshape(x, 0, -1, GROUP), self.constant(np.array([-1])), keepdims=0)
+        if sums and not self.exact:
+            finer = self.one("Mul", sums, self.constant(np.float32(FINER)))
+            factors, used = self.one("Concat", x, sums, finer, axis=-1), weight.folded()
+            inputs += 2 * inputs // GROUP
+        y = self.one(
+            "MatMulNBits", factors, self.constant(used.values), self.constant(used.scales), domain=MICROSOFT, K=inputs,
+            N=weight.outputs, bits=weight.bits, block_size=GROUP, accuracy_level=1 if self.exact else 4,
+        )  # fmt: skip
+        if sums and self.exact:
             y = self.one("Gemm", sums, self.constant(weight.offsets), y)
         if pairs and rows is not None:
             low, parts = self.one("MatMul", self.one("GatherND", x, rows), pairs[0]), len(pairs) - 1
@@ -89,18 +94,24 @@ class _Graph:
     def model(
         self, name: str, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[str, Sequence[Any]]]
     ) -> onnx.ModelProto:
-        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but `positions` and `rows`."""
-        for public, (inside, _) in outputs.items():
-            self.nodes.append(helper.make_node("Identity", [inside], [public]))
+        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but INDICES."""
+        public = {inside: name for name, (inside, _) in outputs.items()}
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for at, inside in enumerate(names):
+                    names[at] = public.get(inside, inside)
         graph = helper.make_graph(
             self.nodes, name,
-            [helper.make_tensor_value_info(n, TensorProto.INT64 if n in ("positions", "rows") else TensorProto.FLOAT, list(s))
+            [helper.make_tensor_value_info(n, TensorProto.INT64 if n in INDICES else TensorProto.FLOAT, list(s))
              for n, s in inputs.items()],
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, (_, s) in outputs.items()],
             list(self.constants.values()),
         )  # fmt: skip
         sets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=sets, ir_version=10)
+
+
+INDICES = ("positions", "rows", "slots")  # inputs that are int64
 
 
 def pair_inputs(pairs: Mapping[str, Pairs]) -> dict[str, Array]:
@@ -112,32 +123,34 @@ def blocks_graph(
     config: ModelConfig, weights: Mapping[str, Packed], norms: Mapping[str, Array], tables: tuple[Array, Array],
     pairs: Mapping[str, Pairs] | None = None, exact: bool = False,
 ) -> onnx.ModelProto:  # fmt: skip
-    """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp".
+    """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp", "final".
 
-    tables: cos and sin `[max_length, H / 2]`. With pairs there is one more input, rows `[N, 1]`: places of
-    `[B T]` to which they are added, N = 0 for a pass that is the base's; and those of `pair_inputs`.
-    exact: activations stay float32, which is slower and equal to torch to rounding.
+    tables: cos and sin `[max_length, H / 2]`. Inputs beside x: positions `[B, T]`; mask, added to scores; slots: (row, head,
+    slot) in the cache of each new place. With pairs there are rows `[N, 1]`, places of `[B T]` to which they are added, N = 0
+    for a pass that is the base's, and the `pair_inputs`. State `[B, T, D]` comes out normed. exact: activations stay
+    float32, which is slower and equal to torch to rounding.
     """
-    c, g = config, _Graph(exact)
+    c, g, pairs = config, _Graph(exact), pairs or {}
     kv, size = c.num_kv_heads, c.head_size
     cos, sin = (g.constant(table) for table in tables)
+    held = pair_inputs(pairs)
     inputs: dict[str, Sequence[Any]] = {
         "x": ("B", "T", c.width),
         "positions": ("B", "T"),
-        "mask": ("B", 1, "GT", "S+T"),
+        "mask": ("B", 1, "GT", "S"),
+        "slots": ("B", kv, "T", 3),
     }
-    pairs = pairs or {}
-    held = pair_inputs(pairs)
-    inputs |= {"rows": ("N", 1)} | {name: array.shape for name, array in held.items()} if pairs else {}
-    named = {name: [n for n in held if n.startswith(f"{name}.pair")] for name in pairs}
+    inputs |= {"rows": ("N", 1)} if pairs else {}
+    inputs |= {name: array.shape for name, array in held.items()}
     cached = {f"{kind}{i}": ("B", kv, "S", size) for i in range(c.num_layers) for kind in ("keys", "values")}
-    count = g.one("Gather", g.one("Shape", "x"), g.constant(np.array([1])), axis=0)
-    before = g.one("Gather", g.one("Shape", "keys0"), g.constant(np.array([2])), axis=0)
-    halves = g.one("Concat", before, count, axis=0)
-    together = g.one("Concat", g.constant(np.array([0, c.num_heads])), count, g.constant(np.array([size])), axis=0)
-    apart = g.one("Concat", g.one("Slice", g.one("Shape", "x"), *map(g.constant, ([0], [2]))), g.constant([-1]), axis=0)
     rows = "rows" if pairs else None
-    state, step, new_keys, new_values = g.reshape("x", -1, c.width), None, [], []  # [M, D], M = B T
+    count = g.one("Gather", g.one("Shape", "x"), g.constant(np.array([1])), axis=0)
+    together = g.one("Concat", g.constant(np.array([0, c.num_heads])), count, g.constant(np.array([size])), axis=0)
+    places = g.one("Slice", g.one("Shape", "x"), *map(g.constant, ([0], [2])))
+    heads = g.one("Concat", places, g.constant([c.num_heads + 2 * kv, size]), axis=0)
+    apart = g.one("Concat", places, g.constant([-1]), axis=0)
+    kept: dict[str, tuple[str, Sequence[Any]]] = {}
+    state, step = g.reshape("x", -1, c.width), None  # [M, D], M = B T
 
     def norm(name: str) -> tuple[str, str]:
         """The state with the last step added, and its norm."""
@@ -150,41 +163,29 @@ def blocks_graph(
         )  # normed, two that are not used, sum
         return found[3], found[0]
 
+    def linear(x: str, name: str) -> str:
+        return g.linear(x, weights[name], rows, [n for n in held if n.startswith(f"{name}.pair")])
+
     for i in range(c.num_layers):
         state, normed = norm(f"{i}.attention")
-        qkv = g.linear(normed, weights[f"{i}.qkv"], rows, named.get(f"{i}.qkv", ()))
-        qk, v = g.split(g.one("Reshape", qkv, apart), [(c.num_heads + kv) * size, kv * size])
-        qk = g.one(
-            "RotaryEmbedding", qk, "positions", cos, sin, domain=MICROSOFT, num_heads=c.num_heads + kv, interleaved=0,
-            rotary_embedding_dim=0,
-        )  # fmt: skip
-        q, k = g.split(qk, [c.num_heads * size, kv * size])
-        q = g.one("Transpose", g.reshape(q, 0, 0, c.num_heads, size), perm=[0, 2, 1, 3])
-        q = g.reshape(q, 0, kv, -1, size)  # [B, K, G T, H]: grouped queries are folded into the query axis
-        k, v = (g.one("Transpose", g.reshape(part, 0, 0, kv, size), perm=[0, 2, 1, 3]) for part in (k, v))
-        scores = [
-            g.one("FusedMatMul", q, keys, domain=MICROSOFT, transB=1, alpha=size**-0.5) for keys in (f"keys{i}", k)
-        ]
-        law = g.one("Softmax", g.one("Add", g.one("Concat", *scores, axis=-1), "mask"), axis=-1)
-        old, new = g.many("Split", [law, halves], 2, axis=-1)
-        mixed = g.one("Add", g.one("MatMul", old, f"values{i}"), g.one("MatMul", new, v))
+        qkv = g.one("Transpose", g.one("Reshape", linear(normed, f"{i}.qkv"), heads), perm=[0, 2, 1, 3])
+        qk, v = g.split(qkv, [c.num_heads + kv, kv], axis=1)
+        qk = g.one("RotaryEmbedding", qk, "positions", cos, sin, domain=MICROSOFT, interleaved=0)
+        q, k = g.split(qk, [c.num_heads, kv], axis=1)
+        q = g.reshape(q, 0, kv, -1, size)  # [B, K, G T, H]: queries that share a key are one after another
+        keys, values = (g.one("ScatterND", f"{kind}{i}", "slots", new) for kind, new in (("keys", k), ("values", v)))
+        kept |= {f"kept_keys{i}": (keys, cached[f"keys{i}"]), f"kept_values{i}": (values, cached[f"values{i}"])}
+        scores = g.one("FusedMatMul", q, keys, domain=MICROSOFT, transB=1, alpha=size**-0.5)
+        mixed = g.one("MatMul", g.one("Softmax", g.one("Add", scores, "mask"), axis=-1), values)
         mixed = g.one("Transpose", g.one("Reshape", mixed, together), perm=[0, 2, 1, 3])
-        step = g.linear(g.reshape(mixed, -1, c.num_heads * size), weights[f"{i}.out"], rows, named.get(f"{i}.out", ()))
+        step = linear(g.reshape(mixed, -1, c.num_heads * size), f"{i}.out")
         state, normed = norm(f"{i}.mlp")
-        gates, up = g.split(
-            g.linear(normed, weights[f"{i}.gate_up"], rows, named.get(f"{i}.gate_up", ())), [c.mlp_width] * 2
-        )
+        gates, up = g.split(linear(normed, f"{i}.gate_up"), [c.mlp_width] * 2)
         inner = g.one("Mul", g.one("QuickGelu", gates, domain=MICROSOFT, alpha=1.0), up)  # at alpha 1 it is SiLU
-        step = g.linear(inner, weights[f"{i}.down"], rows, named.get(f"{i}.down", ()))
-        new_keys.append(g.one("Unsqueeze", k, g.constant(np.array([0]))))
-        new_values.append(g.one("Unsqueeze", v, g.constant(np.array([0]))))
-    state = g.one("Reshape", g.one("Add", state, step or state), apart)
-    shape = (c.num_layers, "B", kv, "T", size)
-    return g.model("blocks", inputs | cached, {
-        "state": (state, ("B", "T", c.width)),
-        "new_keys": (g.one("Concat", *new_keys, axis=0), shape),
-        "new_values": (g.one("Concat", *new_values, axis=0), shape),
-    })  # fmt: skip
+        step = linear(inner, f"{i}.down")
+    normed = norm("final")[1]
+    outputs = {"state": (g.one("Reshape", normed, apart), ("B", "T", c.width))} | kept
+    return g.model("blocks", inputs | cached, outputs)
 
 
 def head_graph(head: Packed, exact: bool = False) -> onnx.ModelProto:

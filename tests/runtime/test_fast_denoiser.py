@@ -218,7 +218,7 @@ def test_what_it_refuses(both, checkpoint):
         cache = fast.new_cache(1, 300)
         for _ in range(3):
             fast.read(ids(1, 50), torch.tensor([50]), cache)
-    with pytest.raises(ValueError, match="do not fit the cache of 10"):
+    with pytest.raises(ValueError, match="does not fit the cache of 10"):
         fast.read(ids(1, 12), torch.tensor([12]), fast.new_cache(1, 10))
     slow = checkpoint.denoiser().adapt(AdapterConfig(rank=2, self_conditioning=True))
     memory = mz.Checkpoint.of(slow, "tiny", checkpoint.tokenizer, checkpoint.facts)
