@@ -1,11 +1,12 @@
 """What a call costs on this machine, and which way of decoding follows from it.
 
-    curve   milliseconds of a call over 1, 2, 4 .. 64 positions        measured once, kept in the cache
-    trial   each way of decoding on two short prompts                   how many tokens a call gives, over how many positions
-    plan    ms a token = the curve at every call's positions / tokens   the least wins
+    curve   milliseconds of a causal call over 1, 2, 4 .. 64 positions   the break-even line
+    trial   each way of decoding on two short prompts, one at a time     tokens a call, and how long its calls take
+    plan    ms a token = the median of each kind of call, times how many there were, / tokens      the least wins
 
-A call over n positions costs c(n) and AR's costs c(1), so a way of n positions a call must give c(n) / c(1) tokens a call to
-pass AR: the break-even line. The trial is predicted by the curve and not timed: it takes no part of the machine's noise.
+A call over n positions costs c(n) and AR's costs c(1), so a way of causal calls over n positions must give c(n) / c(1) tokens a
+call to pass AR. A call on a canvas costs more: pairs of an adapter, a head over every place, the choice of what to keep. That is
+why the trial is timed and not predicted by the curve; medians leave out most of the machine's noise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +39,7 @@ POSITIONS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 128  # positions in the cache while a call is timed
 PROMPTS = ("Write a Python function that reverses a string.", "Name three colours and say why people like them.")
 TOKENS = 24  # of each trial
-VERSION = 2  # of the file: another measures anew
+VERSION = 3  # of the file: another measures anew
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,20 @@ class Plan:
         return rows
 
 
-def predicted(traces: Sequence[Trace], curve: Curve) -> tuple[float, float, float]:
-    """Tokens a call, positions a call and milliseconds a token of finished traces; reading the prompt is not counted."""
-    calls = [frame for trace in traces for frame in trace.frames if frame.calls]
+def timed(traces: Sequence[Trace]) -> tuple[float, float, float]:
+    """Tokens a call, positions a call and milliseconds a token of finished traces; reading the prompt is not counted.
+
+    Calls of one kind over as many positions count as equal: each costs their median.
+    """
+    kinds: dict[tuple[object, ...], list[float]] = {}
+    number = positions = 0
+    for trace in traces:
+        for before, frame in pairwise(trace.frames):
+            kinds.setdefault((frame.kind, frame.calls, frame.positions), []).append(frame.seconds - before.seconds)
+            number, positions = number + frame.calls, positions + frame.positions * bool(frame.calls)
     tokens = sum(trace.num_tokens for trace in traces) or 1
-    number = sum(frame.calls for frame in calls) or 1
-    each = [frame.calls * curve.at(-(-frame.positions // frame.calls)) for frame in calls]
-    return tokens / number, sum(frame.positions for frame in calls) / number, sum(each) / tokens
+    seconds = sum(len(times) * median(times) for times in kinds.values())
+    return tokens / max(number, 1), positions / max(number, 1), 1e3 * seconds / tokens
 
 
 def candidates(trained: bool, blocks: Sequence[int] = (8, 16, 32)) -> list[Request]:
@@ -176,7 +186,7 @@ def make_plan(engine: Engine, repeats: int = 5, clock: Callable[[], float] = tim
     raw = engine.tokenizer.chat_template is None
     ways = []
     for request in candidates(engine.checkpoint.facts.trained_canvas):
-        replies = engine.generate([replace(request, prompt=prompt, raw=raw) for prompt in PROMPTS])
+        replies = [engine.generate(replace(request, prompt=prompt, raw=raw))[0] for prompt in PROMPTS]
         verified = request.decode == "verified"
         block = (
             request.policy.canvas_length if request.decode == "diffusion" and not isinstance(request.policy, str) else 0
@@ -184,7 +194,7 @@ def make_plan(engine: Engine, repeats: int = 5, clock: Callable[[], float] = tim
         ways.append(
             Way(
                 request.decode, request.draft if verified else "", request.draft_length if verified else 0, block,
-                *predicted([reply.trace for reply in replies], curve),
+                *timed([reply.trace for reply in replies]),
             )
         )  # fmt: skip
     return Plan(curve, tuple(ways))

@@ -286,20 +286,23 @@ class Engine:
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
-        drafter = None if first.decode == "ar" else self._drafter(first, prompts)
+        drafter = None if first.decode == "ar" or not drafting else self._drafter(first, prompts)
         length = 0 if drafter is None else first.draft_length
         seen = self._lens(denoiser, requests, prompts, note)
         verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks, guide=guide)
 
     def _drafts_of(self, requests: Sequence[Request], note: Note | None) -> str:
-        """Where drafts come from: for `auto` the own canvas, if the weights have learnt to draft and it may say what it says."""
+        """Where drafts come from: for `auto` the own canvas, if the weights have learnt to draft and it may say what it says;
+        nowhere ("") where a wide call costs more than an untrained draft can give."""
         asked = requests[0].draft
         if asked != "auto":
             return asked
         plain = note is None and not any(request.tilt for request in requests)
         network = self.denoiser
-        return "self" if network.drafts_in_order and network.wide_calls_pay and plain else "fixed-point"
+        if not network.wide_calls_pay:
+            return ""
+        return "self" if network.drafts_in_order and plain else "fixed-point"
 
     def _lens(
         self, network: Any, requests: Sequence[Request], prompts: Sequence[Sequence[int]], note: Note | None

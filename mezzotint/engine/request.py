@@ -27,7 +27,8 @@ class Request:
 
     decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
     denoised under `policy`). draft: where verified gets its drafts: auto (self with at most 2 tokens for
-    weights with a draft head, not in int8; else fixed-point), fixed-point (random tokens, then the previous
+    weights with a draft head, else fixed-point; none in int8, where a wide call costs more than they give), fixed-point
+    (random tokens, then the previous
     iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
     call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
     self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:

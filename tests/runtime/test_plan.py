@@ -24,16 +24,18 @@ def test_a_curve_is_a_line_between_its_points():
             cost.Curve(positions, times)
 
 
-def test_a_way_costs_what_its_calls_cost():
-    def frame(kind, committed, calls, positions):
-        return Frame(kind, 0, 0, 0, 0, [1] * committed, [2] * committed, committed, calls, positions)
+def test_a_way_costs_what_its_calls_take():
+    def frame(kind, committed, calls, positions, seconds):
+        return Frame(kind, 0, 0, 0, 0, [1] * committed, [2] * committed, committed, calls, positions, seconds)
 
     trace = Trace(
-        {}, [frame("read", 1, 0, 50), frame("verify", 3, 1, 8), frame("verify", 2, 1, 1), frame("commit", 0, 2, 16)]
-    )
-    tokens, positions, ms = cost.predicted([trace], cost.Curve((1, 8), (10.0, 24.0)))
-    assert (tokens, positions) == (6 / 4, 25 / 4)
-    assert ms == pytest.approx((24 + 10 + 2 * 24) / 6)
+        {},
+        [frame("read", 1, 0, 50, 3.0), frame("verify", 3, 1, 8, 3.02), frame("verify", 2, 1, 8, 4.0),  # once it was held up
+         frame("verify", 1, 1, 8, 4.02), frame("commit", 0, 2, 16, 4.07)],
+    )  # fmt: skip
+    tokens, positions, ms = cost.timed([trace])
+    assert (tokens, positions) == (7 / 5, 40 / 5)
+    assert ms == pytest.approx((3 * 20 + 50) / 7)
 
 
 @pytest.fixture(scope="module")
