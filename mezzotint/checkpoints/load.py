@@ -39,6 +39,8 @@ from mezzotint.model.config import Conditioning, ModelConfig
 from mezzotint.model.stale import BlockReader
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from mezzotint.model.adapter import Adapter
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import NoiseProcess
@@ -163,9 +165,13 @@ class Checkpoint:
         return iter(self._file.slots().items())
 
     def denoiser(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", quantize: str | None = None
-    ) -> Denoiser:
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", quantize: str | None = None,
+        mesh: DeviceMesh | None = None,
+    ) -> Denoiser:  # fmt: skip
         """The network with these weights in it, in evaluation mode: read into place, so that no second copy is in memory.
+
+        mesh: this process's part of a network that all ranks of a mesh compute together (`model/parallel.py`), on its kind
+        of device. Each rank calls this at the same point.
 
         quantize: "int8" rounds the products' weights to 8 bits as they are read, a scale a row; what computes is in `dtype`.
         Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
@@ -176,6 +182,8 @@ class Checkpoint:
             raise ValueError(
                 f"quantize is {quantize!r}; allowed: {', '.join(QUANTIZE)} (fp8 and 4 bits want products that only GPUs have)"
             )
+        if mesh is not None:
+            return self._split_over(mesh, dtype, quantize)
         with torch.device("meta"):
             denoiser = Denoiser(self.config, shift=self.facts.shift, reader=self.facts.reader)
         made_of = torch.float32 if isinstance(self._file, GGUFFile) and quantize is None else dtype
@@ -197,6 +205,29 @@ class Checkpoint:
         if quantize is not None:
             return denoiser.requires_grad_(False).to(device=device).eval()
         return denoiser.to(device=device, dtype=dtype).eval()
+
+    def _split_over(self, mesh: DeviceMesh, dtype: torch.dtype, quantize: str | None) -> Denoiser:
+        """One tensor at a time is whole in memory, and the part that stays."""
+        from mezzotint.model import parallel
+        from mezzotint.model.denoiser import Denoiser
+        from mezzotint.model.layers_variant import PackedExperts
+
+        if quantize is not None:
+            raise ValueError(f"weights are split over ranks in float alone; leave quantize={quantize!r} out")
+        if self.adapter is not None or getattr(self._file, "adapter", None) is not None:
+            raise ValueError(f"{self.name} has an adapter, which is not split over ranks; take its base, or merge it")
+        share = parallel.share_of(self.config, mesh)
+        with torch.device("meta"):
+            denoiser = Denoiser(share.held, shift=self.facts.shift, reader=self.facts.reader)
+            for module in denoiser.modules():
+                if isinstance(module, PackedExperts):
+                    module.only(share.experts)
+        device = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
+        denoiser = denoiser.to(dtype)
+        denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]  # as above
+        denoiser.make_rotary(device)
+        denoiser.requires_grad_(False).load(share.parts(self.weights()))
+        return parallel.split(denoiser, share, mesh).eval()
 
     def new_adapter(self) -> Adapter | None:
         """The adapter that lies on these weights, by itself: a fresh copy, None where there is none."""

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.parallel import is_split
 
 TIMEOUT = 300.0  # seconds that a rank waits for the others, which may be writing a checkpoint, before it gives up
 
@@ -184,15 +185,6 @@ def gather_weights(denoiser: Denoiser) -> None:
 def synchronise(denoiser: nn.Module, last: bool) -> None:
     """Should the coming backward pass of a sharded network sum gradients over ranks? Only in a rank's last part."""
     denoiser.set_requires_gradient_sync(last)  # type: ignore[operator]  # fully_shard adds it
-
-
-def is_split(tensor: Tensor) -> bool:
-    """Does this rank hold a shard of it only?"""
-    if type(tensor) in (Tensor, nn.Parameter):
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
 
 
 def full(tensor: Tensor) -> Tensor:
