@@ -53,7 +53,8 @@ AdapterFolder = Annotated[
 Compute = Annotated[
     str,
     typer.Option(
-        help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights (any family in a quarter of the memory), "
+        help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights, fp8-weights and "
+        "int4-weights (any family in a quarter of the memory or less), "
         "or auto: int8 where it is possible."
     ),
 ]

@@ -36,6 +36,7 @@ from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import Slot, read_json, read_slots, refuse_pickle, save_tensors
 from mezzotint.model.config import Conditioning, ModelConfig
+from mezzotint.model.low_bit import KINDS
 from mezzotint.model.stale import BlockReader
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 NOISE = ("absorbing", "uniform", "hybrid")
 ADAPTER = "adapter"  # the folder inside a checkpoint's that holds one
-QUANTIZE = ("int8",)
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
 # Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
@@ -173,15 +173,13 @@ class Checkpoint:
         mesh: this process's part of a network that all ranks of a mesh compute together (`model/parallel.py`), on its kind
         of device. Each rank calls this at the same point.
 
-        quantize: "int8" rounds the products' weights to 8 bits as they are read, a scale a row; what computes is in `dtype`.
-        Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
+        quantize: "int8", "fp8" or "int4" rounds the products' weights as they are read (`low_bit.py`); what computes is in
+        `dtype`. Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
         """
         from mezzotint.model.denoiser import Denoiser
 
-        if quantize not in (None, *QUANTIZE):
-            raise ValueError(
-                f"quantize is {quantize!r}; allowed: {', '.join(QUANTIZE)} (fp8 and 4 bits want products that only GPUs have)"
-            )
+        if quantize not in (None, *KINDS):
+            raise ValueError(f"quantize is {quantize!r}; allowed: {', '.join(KINDS)}")
         if mesh is not None:
             return self._split_over(mesh, dtype, quantize)
         with torch.device("meta"):
@@ -189,7 +187,7 @@ class Checkpoint:
         made_of = torch.float32 if isinstance(self._file, GGUFFile) and quantize is None else dtype
         denoiser = denoiser.to(made_of)
         if quantize is not None:
-            denoiser.to_eight_bits()  # behind the cast: its scales stay float32
+            denoiser.to_low_bits(quantize)  # behind the cast: its scales stay as they are
         denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]  # torch's own; to_empty would load its compiler
         denoiser.make_rotary("cpu")
         if isinstance(self._file, dict):

@@ -50,8 +50,8 @@ class Engine:
         """Loads the weights. threads: CPU threads that may be used; None leaves torch's own choice.
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
-        `mezzotint[fast]`), int8-weights (torch in `dtype`, weights rounded to 8 bits as they are read: any family, less memory),
-        or auto: int8 where it is possible. Raises ValueError for another, and for int8 where it is not.
+        `mezzotint[fast]`), int8-weights, fp8-weights, int4-weights (torch in `dtype`, weights rounded as they are read: any
+        family, less memory), or auto: int8 where it is possible. mesh: of ranks that compute together. Raises ValueError for another, and for int8 where it is not.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -68,7 +68,7 @@ class Engine:
                 if compute != "auto":
                     raise
             self.compute = "float32"
-        quantize = "int8" if self.compute == "int8-weights" else None
+        quantize = self.compute.removesuffix("-weights") if self.compute.endswith("-weights") else None
         self.denoiser = checkpoint.denoiser(dtype=dtype, quantize=quantize, mesh=mesh)
 
     def lattice(self, asked: Format) -> Lattice:

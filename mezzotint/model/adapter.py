@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Rounded
+from mezzotint.model.low_bit import Rounded
 from mezzotint.model.layers import Term, Terms
 from mezzotint.model.visibility import CLEAN, Places
 from mezzotint.shapes import Logits, Probs, Tokens

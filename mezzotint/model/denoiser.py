@@ -23,7 +23,7 @@ from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fi
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Int8Linear, Rounded, held, in_eight_bits, rows_of
+from mezzotint.model.low_bit import Rounded, RoundedLinear, held, in_low_bits, rows_of
 from mezzotint.model.lanes import Ragged, Said, Segment
 from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
 from mezzotint.model.parallel import beside, is_split
@@ -71,10 +71,10 @@ class Denoiser(nn.Module):
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         variant = config.variant
         bias = variant is not None and variant.head_bias
-        self.head: nn.Linear | Int8Linear | None = None
+        self.head: nn.Linear | RoundedLinear | None = None
         if not config.tied_head:
             self.head = nn.Linear(config.width, config.vocab_size, bias=bias)
-        self.rounded = False  # are its products in 8 bits?
+        self.rounded = False  # are its products' weights in 8 or 4 bits?
         self.self_conditioning: SelfConditioning | None = None
         self.position_embedding: nn.Embedding | None = None
         self.layer_scalars: nn.Parameter | None = None  # [layers, 2]: at clean and at canvas places
@@ -111,11 +111,11 @@ class Denoiser(nn.Module):
         self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
         return self
 
-    def to_eight_bits(self) -> Denoiser:
-        """Make room for products in 8 bits (`int8.py`): what they hold comes from `load`. It then computes, and no more."""
-        in_eight_bits(self.blocks)
+    def to_low_bits(self, kind: str) -> Denoiser:
+        """Make room for products in 8 or 4 bits (`low_bit.py`): what they hold comes from `load`. It then only computes."""
+        in_low_bits(self.blocks, kind)
         if isinstance(self.head, nn.Linear):
-            self.head = Int8Linear(self.head)
+            self.head = RoundedLinear(self.head, kind)
         self.rounded = True
         return self.requires_grad_(False)
 
@@ -124,18 +124,18 @@ class Denoiser(nn.Module):
     def slots(self) -> dict[str, Tensor]:
         """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it.
 
-        Raises ValueError where weights are in 8 bits or split over ranks: nothing can be saved, merged or trained of them.
+        Raises ValueError where weights are rounded or split over ranks: nothing can be saved, merged or trained of them.
         """
         if is_split(self.embedding.weight):
             raise ValueError("a network that is split over ranks only decodes; load it whole to save, merge or train")
         if self.rounded:
             raise ValueError(
-                "weights in 8 bits only compute; load the checkpoint without rounding to save, merge or train"
+                "rounded weights only compute; load the checkpoint without rounding to save, merge or train"
             )
         return {name: slot for name, slot in self.every_slot().items() if isinstance(slot, Tensor)}
 
     def every_slot(self) -> dict[str, Tensor | Rounded]:
-        """`slots`, weights in 8 bits among them."""
+        """`slots`, rounded weights among them."""
         c = self.config
         q, kv = c.num_heads * c.head_size, c.num_kv_heads * c.head_size
         slots: dict[str, Tensor | Rounded] = {"model.embed_tokens.weight": self.embedding.weight}
@@ -215,7 +215,7 @@ class Denoiser(nn.Module):
         if other.canvas_role is not None and adapter.role is not None:
             other.canvas_role.add_(adapter.role)
         if adapter.control_in is not None and adapter.control_out is not None:
-            assert isinstance(other.head, nn.Linear) and not isinstance(self.head, Int8Linear)
+            assert isinstance(other.head, nn.Linear) and not isinstance(self.head, RoundedLinear)
             other.head.weight.copy_(self.embedding.weight if self.head is None else self.head.weight)
             ids = list(adapter.config.control_ids)
             other.embedding.weight[ids], other.head.weight[ids] = adapter.control_in, adapter.control_out

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Rounded, Weight, held, linear
+from mezzotint.model.low_bit import Rounded, Weight, held, linear
 from mezzotint.model.lanes import Ragged
 from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
 from mezzotint.model.parallel import part_here

@@ -18,6 +18,7 @@ from mezzotint.model.variant import Experts, Kind, Variant
 
 HERE = Path(__file__).parent
 SOME = ["llama", "qwen3", "qwen3_moe"]  # dense; norms of q and k; experts. All have two query heads to a key's
+TOLERANCE = {"gemma3": 2e-5, "diffusion_gemma": 2e-5}  # embeddings four times as large; 1e-5 for all others
 LLAMA = ModelConfig(40, 32, 2, 4, 2, 8, 48, 64)
 
 
@@ -47,7 +48,7 @@ def test_all_ranks_together_say_what_one_process_says(size: int, full: bool) -> 
         if name in refused:
             assert "2 heads cannot be split over 4 ranks" in r["refused"]
             continue
-        assert r["distance"] < 1e-5 * max(1.0, r["largest"]) and r["largest"] > 0.1, (name, r)
+        assert r["distance"] < TOLERANCE.get(name, 1e-5) and r["largest"] > 0.1, (name, r)
         assert r["same"], name
         assert r["held"] < 0.85, (name, r["held"])
         if "tokens" in r:
