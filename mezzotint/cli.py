@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -24,6 +24,8 @@ import typer.core
 from mezzotint.checkpoints.names import is_remote
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.constraint.formats import Format
     from mezzotint.engine.conversation import Conversation
@@ -155,14 +157,34 @@ def argument_text(value: str, name: str) -> str:
     return text
 
 
+@contextmanager
+def _ranks() -> Iterator[tuple[DeviceMesh | None, bool]]:
+    """(the ranks that torchrun started, each to hold a part of the network; is this the first?). The others are silent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield None, True
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from mezzotint.train.distributed import join
+
+    with ExitStack() as stack:
+        ranks = stack.enter_context(join(gpus=False))  # requests are decoded on the CPU
+        if not ranks.first:
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield init_device_mesh("cpu", (ranks.size,)), ranks.first
+
+
 def _load(
-    model: str, adapter: str | None = None, compute: str = "float32", threads: int | None = None
-) -> tuple[Engine, float]:
+    model: str, adapter: str | None = None, compute: str = "float32", threads: int | None = None,
+    mesh: DeviceMesh | None = None,
+) -> tuple[Engine, float]:  # fmt: skip
     began = time.perf_counter()
     import mezzotint as mz
     from mezzotint.engine.engine import Engine
 
-    engine = Engine(mz.load(model, adapter), threads=threads, compute=compute)
+    engine = Engine(mz.load(model, adapter), threads=threads, compute=compute, mesh=mesh)
     return engine, time.perf_counter() - began
 
 
@@ -255,7 +277,10 @@ def generate(
     trace_file: TraceFile = None,
     show_summary: ShowSummary = False,
 ) -> None:
-    """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone."""
+    """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone.
+
+    Under torchrun the ranks share the network: each holds a part of it.
+    """
     from mezzotint.engine.request import Request
     from mezzotint.model.condition import Condition
 
@@ -285,15 +310,20 @@ def generate(
             model, replace(request, decode="verified", policy="threshold"), options, more, json_output, show_summary
         )
         return
-    engine, load_seconds = _load(model, adapter, compute, threads)
-    request = _raw_if_untaught(request, engine)
-    if explain or chooses:
-        request = _planned(engine, request, chooses, explain)
-    if engine.checkpoint.facts.whole and policy is quality is None:
-        request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
-    if request.decode == "diffusion":
-        _warn_untrained(engine)
-    answer = _run(engine, request, quiet=json_output)
+    with _ranks() as (mesh, first):
+        if mesh is not None and (explain or chooses):
+            raise BadInput("--explain and --decode auto time one process; under torchrun give --decode itself")
+        engine, load_seconds = _load(model, adapter, compute, threads, mesh)
+        request = _raw_if_untaught(request, engine)
+        if explain or chooses:
+            request = _planned(engine, request, chooses, explain)
+        if engine.checkpoint.facts.whole and policy is quality is None:
+            request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
+        if request.decode == "diffusion":
+            _warn_untrained(engine)
+        answer = _run(engine, request, quiet=json_output)
+    if not first:
+        return
     trace, seconds = answer.trace, answer.seconds
     if trace_file:
         trace.save(trace_file)
@@ -1565,7 +1595,9 @@ def evaluate(
 
             remote = remote_command.opened(model, {"--adapter": adapter, "--given-length": given_length}, {})
             seeded = None if remote.provider == "mercury" else seed
-            return Endpoint(remote.url, remote.model, remote.key, decode, temperature, seeded, batch)
+            return Endpoint(
+                remote.url, remote.model, remote.key, decode, temperature, seeded, batch, provider=remote.provider
+            )
         from mezzotint.engine.request import Request
 
         settings = Request(

@@ -220,7 +220,8 @@ class Checkpoint:
             for module in denoiser.modules():
                 if isinstance(module, PackedExperts):
                     module.only(share.experts)
-        device = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
+        cuda = mesh.device_type == "cuda"
+        device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device(mesh.device_type)
         denoiser = denoiser.to(dtype)
         denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]  # as above
         denoiser.make_rotary(device)

@@ -23,11 +23,11 @@ from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fi
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.low_bit import Rounded, RoundedLinear, held, in_low_bits, rows_of
 from mezzotint.model.lanes import Ragged, Said, Segment
 from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
-from mezzotint.model.parallel import beside, is_split
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
+from mezzotint.model.low_bit import Rounded, RoundedLinear, held, in_low_bits, rows_of
+from mezzotint.model.parallel import beside, is_split
 from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
@@ -57,7 +57,9 @@ class Denoiser(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
         self.config, self.shift, self.reader = config, shift, reader
-        self.held = config  # the sizes of what this process holds: less of it where ranks share a network (`parallel.py`)
+        self.held = (
+            config  # the sizes of what this process holds: less of it where ranks share a network (`parallel.py`)
+        )
         self.embedding = embedding_table(config.vocab_size, config.width)
         if config.variant is None:
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.low_bit import Rounded, Weight, held, linear
 from mezzotint.model.lanes import Ragged
 from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
+from mezzotint.model.low_bit import Rounded, Weight, held, linear
 from mezzotint.model.parallel import part_here
 from mezzotint.model.variant import Experts, Kind, Variant
 
@@ -156,7 +156,7 @@ class VariantMLP(nn.Module):
 
 
 class PackedExperts(nn.Module):
-    """All experts of a layer in two tensors. here: the numbers of those that are in them, not all of them under expert parallel."""
+    """All experts of a layer in two tensors. here: the numbers of those that are in them, fewer under expert parallel."""
 
     def __init__(self, config: ModelConfig, experts: Experts, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class PackedExperts(nn.Module):
         self.down = nn.Parameter(self.down.detach()[: len(here)].clone())
 
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The chosen experts' answers to x `[n, D]`, chosen and weights `[n, per_token]`, each expert run once over its tokens."""
+        """The chosen experts' answers to x `[n, D]`, each run once over its tokens; chosen and weights `[n, per_token]`."""
         out, gates_and_ups, downs = torch.zeros_like(x), part_here(self.gate_up), part_here(self.down)
         for expert in torch.unique(chosen).tolist():
             if expert not in self.here:

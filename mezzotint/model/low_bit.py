@@ -71,7 +71,7 @@ class Rounded:
         blocks = F.pad(weight, (0, -self.width % GROUP))
         if spare := -self.width % GROUP:
             blocks[..., -spare:] = weight[..., -1:]  # what widens no block
-        blocks = blocks.unflatten(-1, (-1, GROUP))
+        blocks = blocks.view(*blocks.shape[:-1], -1, GROUP)
         low, high = blocks.aminmax(dim=-1)
         least = low.half()
         scale = ((high - least.float()) / 15).half()
@@ -92,7 +92,7 @@ class Rounded:
     def _from_four_bits(self, dtype: torch.dtype) -> Tensor:
         """`[..., N, 32 G]`"""
         assert self.least is not None
-        packed = self.rows.unflatten(-1, (-1, GROUP // 2))
+        packed = self.rows.reshape(*self.scale.shape, GROUP // 2)
         out = torch.empty(*self.scale.shape, GROUP, dtype=dtype, device=packed.device)
         out[..., :16] = packed & 15
         out[..., 16:] = packed >> 4

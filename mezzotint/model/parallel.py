@@ -65,7 +65,9 @@ class Share:
     def experts(self) -> range:
         """Of every layer that has some."""
         variant = self.config.variant
-        return _stretch(0 if variant is None or variant.experts is None else variant.experts.count, self.rank, self.size)
+        return _stretch(
+            0 if variant is None or variant.experts is None else variant.experts.count, self.rank, self.size
+        )
 
     def kv_heads(self, count: int) -> range:
         """Which of `count` heads for keys and values: those that this rank's query heads read."""
@@ -184,7 +186,7 @@ def _experts_summed() -> Any:
 
     class ExpertParallel(ParallelStyle):
         def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-            def total(module: nn.Module, out: Tensor, mesh: DeviceMesh) -> Tensor:
+            def total(module: nn.Module, out: Any, mesh: DeviceMesh) -> Any:
                 return DTensor.from_local(out, mesh, [Partial()], run_check=False).full_tensor()
 
             return distribute_module(module, device_mesh, lambda name, module, mesh: None, None, total)
@@ -192,9 +194,9 @@ def _experts_summed() -> Any:
     return ExpertParallel()
 
 
-def is_split(tensor: Tensor) -> bool:
+def is_split(tensor: Any) -> bool:
     """Does this rank hold a part of it only?"""
-    if type(tensor) in (Tensor, nn.Parameter):
+    if not isinstance(tensor, Tensor) or type(tensor) in (Tensor, nn.Parameter):
         return False
     from torch.distributed.tensor import DTensor
 
@@ -203,7 +205,7 @@ def is_split(tensor: Tensor) -> bool:
 
 def part_here(tensor: Any) -> Any:
     """What this rank holds of a tensor that may be split; anything else as it is."""
-    return tensor.to_local() if isinstance(tensor, Tensor) and is_split(tensor) else tensor
+    return tensor.to_local() if is_split(tensor) else tensor
 
 
 def beside(compute: Callable[[Tensor, Tensor], Tensor], x: Tensor, table: Tensor) -> Tensor:

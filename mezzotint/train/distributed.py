@@ -138,14 +138,14 @@ def tree_sum(numbers: Sequence[float]) -> float:
 
 
 @contextmanager
-def join(timeout: float = TIMEOUT) -> Iterator[Ranks]:
+def join(timeout: float = TIMEOUT, gpus: bool = True) -> Iterator[Ranks]:
     """The ranks that torchrun (or Slurm, Kubernetes: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) started; alone without.
 
-    nccl where there are GPUs, gloo where not. A rank that hears nothing from the others for `timeout` seconds ends with
-    an error instead of waiting for ever.
+    nccl where there are GPUs that may be used, gloo where not. A rank that hears nothing from the others for `timeout`
+    seconds ends with an error instead of waiting for ever.
     """
     size = int(os.environ.get("WORLD_SIZE", "0"))
-    cuda = torch.cuda.is_available()
+    cuda = gpus and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

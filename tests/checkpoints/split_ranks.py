@@ -82,7 +82,8 @@ def main(size: int, names: list[str]) -> None:
                     told = [ours.double().sum().item(), ours.abs().double().sum().item()]
                 here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in network.parameters())
                 found[name] = {
-                    "distance": float((ours - theirs).abs().max()), "largest": float(theirs.abs().max()),
+                    "distance": float((ours - theirs).abs().max()),
+                    "largest": float(theirs.abs().max()),
                     "same": len({tuple(row) for row in ranks.gather(told)}) == 1,
                     "held": here / sum(p.numel() for p in whole.parameters()),
                 }
@@ -97,7 +98,8 @@ def main(size: int, names: list[str]) -> None:
                 adapted.stored.adapt(AdapterConfig(2, 4, control_ids=(36, 37, 38, 39)))
                 for what, call in {
                     "int8": lambda: odd(40).denoiser(quantize="int8", mesh=mesh),
-                    "adapter": lambda: adapted.denoiser(mesh=mesh), "saved": saved,
+                    "adapter": lambda: adapted.denoiser(mesh=mesh),
+                    "saved": saved,
                 }.items():
                     try:
                         call()

@@ -54,7 +54,9 @@ def test_every_number_is_within_half_a_step_of_its_row(kind: str, width: int) ->
     held = rounded(weight, kind)
     assert held.shape == weight.shape and held.floats().shape == weight.shape
     assert bool(((held.floats() - weight).abs() <= step_of(weight, kind)).all())
-    assert held.rows.element_size() == 1 and held.rows.dtype == {"int8": torch.int8, "fp8": FP8, "int4": torch.uint8}[kind]
+    assert (
+        held.rows.element_size() == 1 and held.rows.dtype == {"int8": torch.int8, "fp8": FP8, "int4": torch.uint8}[kind]
+    )
     if kind == "int8":
         assert int(held.rows.abs().max()) == 127
     assert not bool(held.floats()[1, 4].any())
@@ -168,7 +170,9 @@ def test_it_only_computes(tmp_path: Path) -> None:
     for unknown in ("fp4", "8"):
         with pytest.raises(ValueError, match=rf"quantize is '{unknown}'; allowed: int8, fp8, int4"):
             checkpoint.denoiser(quantize=unknown)
-    with pytest.raises(ValueError, match="compute is 'fp8'; allowed: float32, int8, int8-weights, fp8-weights, int4-weights, auto"):
+    with pytest.raises(
+        ValueError, match="compute is 'fp8'; allowed: float32, int8, int8-weights, fp8-weights, int4-weights, auto"
+    ):
         mz.Engine(checkpoint, compute="fp8")
 
 
