@@ -55,7 +55,7 @@ def measure(way: str, model: str, texts: int, rounds: int) -> dict[str, Any]:
     bytes_held = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     found: dict[str, Any] = {"bytes": bytes_held, "peak": memory("VmHWM") - before}
     if model == "tiny":
-        written = tiny.documents(None).held_out
+        written = [document.text for document in tiny.documents(None).held_out]
     else:
         written = [path.read_text("utf-8") for path in sorted((report.ROOT / "docs").rglob("*.md"))]
     ids = checkpoint.tokenizer.encode("\n\n".join(written))
