@@ -91,13 +91,14 @@ def pull(name: str) -> Path:
         return folder
     try:
         import huggingface_hub
-        from huggingface_hub import constants
     except ImportError:
         raise FetchError(f"{name} needs huggingface-hub: pip install 'mezzotint[hub]'.") from None
-    if constants.HF_HUB_OFFLINE:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise FetchError(f"{name} is not on this machine, and HF_HUB_OFFLINE forbids fetching it. Unset it and repeat.")
     try:
-        info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+        info = huggingface_hub.HfApi(endpoint=_endpoint()).model_info(
+            repository, revision=revision, files_metadata=True
+        )
     except Exception as error:  # whatever its HTTP library raises
         raise FetchError(
             f"{name}: {_said(error)} Check the name, the network, and HF_TOKEN for a gated model."
@@ -129,7 +130,7 @@ def _download(hub: Any, repository: str, commit: str, files: dict[str, Any], hom
     print(f"mezzotint: {repository} at {commit}: {len(files)} files", file=sys.stderr)
     for name, file in sorted(files.items()):
         try:
-            hub.hf_hub_download(repository, name, revision=commit, local_dir=part)
+            hub.hf_hub_download(repository, name, revision=commit, local_dir=part, endpoint=_endpoint())
         except Exception as error:  # as above
             raise FetchError(f"{name} of {repository}: {_said(error)} Repeat; what is whole is kept.") from None
         sha256 = _checked(part / name, file)
@@ -174,6 +175,11 @@ def _pinned(home: Path) -> str | None:
 def _pin(home: Path, commit: str) -> None:
     with whole_file(home / "pinned") as file:
         file.write(commit.encode())
+
+
+def _endpoint() -> str | None:
+    """Another hub than Hugging Face's own, which huggingface-hub names so too."""
+    return os.environ.get("HF_ENDPOINT") or None
 
 
 def _said(error: Exception) -> str:
