@@ -162,7 +162,9 @@ def test_what_else_llama_cpps_server_is_asked(llama):
     assert json.loads(shaped.text)["colour"] in ("red", "blue")
     with pytest.raises(RemoteError, match=r"400.*context"):
         remote.generate([mz.Request("word " * 600, max_tokens=4)])
-    with pytest.raises(RemoteError, match=r"127\.0\.0\.1"):  # these weights have no tokens for infilling, and it says so
+    with pytest.raises(
+        RemoteError, match=r"127\.0\.0\.1"
+    ):  # these weights have no tokens for infilling, and it says so
         remote.fim("def add(a, b):\n", "\nprint(add(1, 2))", 4, way="infill")
 
 
