@@ -88,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--float32", action="store_true", help="leave bfloat16 out")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--model", choices=("base", "tiny"), default="base")
     parser.add_argument("--way", choices=WAYS)
@@ -98,7 +99,7 @@ def main() -> None:
         return
     found: dict[str, Any] = {}
     for model, turn in (*(("base", turn) for turn in range(args.turns)), ("tiny", 0)):
-        for way in (way for way in WAYS if model == "base" or "bfloat16" not in way):
+        for way in (way for way in WAYS if way.endswith("float32") or (model == "base" and not args.float32)):
             options = {"--texts": args.texts, "--rounds": args.rounds, "--way": way, "--model": model}
             command = [sys.executable, __file__, *(str(part) for pair in options.items() for part in pair)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -106,6 +107,7 @@ def main() -> None:
             if turn:
                 one["ms"] = {count: min(ms, one["ms"][count]) for count, ms in found[model, way]["ms"].items()}
             found[model, way] = one
+            print(model, way, json.dumps(one), file=sys.stderr, flush=True)
     told = {
         model: [
             (way, f"{f['bytes'] / 1e6:.{0 if model == 'base' else 2}f}", f"{f['peak'] / 1e6:.0f}", f"{100 * f['error']:.2f}%",
