@@ -132,9 +132,7 @@ def test_pull_pin_load_and_stay(hub: Hub) -> None:
     for verb in (("card", "hub:own/toy", "--json"), ("pull", "hub:own/toy"), ("models", "--json")):
         again = hub.run(*verb, HF_HUB_OFFLINE="1")
         assert again.exit_code == 0 and len(hub.asked) == count, again.stderr
-        assert (FIRST in again.stdout) == (verb[0] != "models") and "qwen3" in (
-            again.stdout + "qwen3" * (verb[0] == "pull")
-        )
+        assert FIRST in again.stdout  # in the path of what was pulled
 
 
 @pytest.mark.parametrize(
