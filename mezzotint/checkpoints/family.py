@@ -28,7 +28,7 @@ from mezzotint.checkpoints.shapes import Shape, shapes
 from mezzotint.checkpoints.weights import CHUNK, Slot, read_part
 from mezzotint.model.adapter import fill
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Rounded
+from mezzotint.model.low_bit import Rounded
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Fold = Callable[[ModelConfig, Iterator[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
@@ -138,7 +138,7 @@ class Family:
     def fill(self, target: Mapping[str, Tensor | Rounded], slots: dict[str, Slot], config: ModelConfig) -> None:
         """Read every tensor straight into the network's places: at no time is another copy of one in memory.
 
-        Raises CheckpointError, also where a number is not finite and 8 bits are asked for.
+        Raises CheckpointError, also where a number is not finite and rounding is asked for.
         """
         if self.fold is not None or self.transposed:  # these take arithmetic
             fill(target, self.weights(slots, config))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mezzotint.checkpoints import families, fetch, llama
+from mezzotint.checkpoints import families, fetch, hub, llama
 from mezzotint.checkpoints.adapter import FACTS, AdapterFile, Base, read_adapter, save_adapter
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.family import Family
@@ -36,16 +36,18 @@ from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import Slot, read_json, read_slots, refuse_pickle, save_tensors
 from mezzotint.model.config import Conditioning, ModelConfig
+from mezzotint.model.low_bit import KINDS
 from mezzotint.model.stale import BlockReader
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from mezzotint.model.adapter import Adapter
     from mezzotint.model.denoiser import Denoiser
     from mezzotint.noise import NoiseProcess
 
 NOISE = ("absorbing", "uniform", "hybrid")
 ADAPTER = "adapter"  # the folder inside a checkpoint's that holds one
-QUANTIZE = ("int8",)
 VISIBILITY = ("full", "causal", "blocks", "context-causal")
 
 # Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
@@ -163,25 +165,29 @@ class Checkpoint:
         return iter(self._file.slots().items())
 
     def denoiser(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", quantize: str | None = None
-    ) -> Denoiser:
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", quantize: str | None = None,
+        mesh: DeviceMesh | None = None,
+    ) -> Denoiser:  # fmt: skip
         """The network with these weights in it, in evaluation mode: read into place, so that no second copy is in memory.
 
-        quantize: "int8" rounds the products' weights to 8 bits as they are read, a scale a row; what computes is in `dtype`.
-        Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
+        mesh: this process's part of a network that all ranks of a mesh compute together (`model/parallel.py`), on its kind
+        of device. Each rank calls this at the same point.
+
+        quantize: "int8", "fp8" or "int4" rounds the products' weights as they are read (`low_bit.py`); what computes is in
+        `dtype`. Such a network only decodes. Raises ValueError for another, CheckpointError for what cannot be read.
         """
         from mezzotint.model.denoiser import Denoiser
 
-        if quantize not in (None, *QUANTIZE):
-            raise ValueError(
-                f"quantize is {quantize!r}; allowed: {', '.join(QUANTIZE)} (fp8 and 4 bits want products that only GPUs have)"
-            )
+        if quantize not in (None, *KINDS):
+            raise ValueError(f"quantize is {quantize!r}; allowed: {', '.join(KINDS)}")
+        if mesh is not None:
+            return self._split_over(mesh, dtype, quantize)
         with torch.device("meta"):
             denoiser = Denoiser(self.config, shift=self.facts.shift, reader=self.facts.reader)
         made_of = torch.float32 if isinstance(self._file, GGUFFile) and quantize is None else dtype
         denoiser = denoiser.to(made_of)
         if quantize is not None:
-            denoiser.to_eight_bits()  # behind the cast: its scales stay float32
+            denoiser.to_low_bits(quantize)  # behind the cast: its scales stay as they are
         denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]  # torch's own; to_empty would load its compiler
         denoiser.make_rotary("cpu")
         if isinstance(self._file, dict):
@@ -197,6 +203,30 @@ class Checkpoint:
         if quantize is not None:
             return denoiser.requires_grad_(False).to(device=device).eval()
         return denoiser.to(device=device, dtype=dtype).eval()
+
+    def _split_over(self, mesh: DeviceMesh, dtype: torch.dtype, quantize: str | None) -> Denoiser:
+        """One tensor at a time is whole in memory, and the part that stays."""
+        from mezzotint.model import parallel
+        from mezzotint.model.denoiser import Denoiser
+        from mezzotint.model.layers_variant import PackedExperts
+
+        if quantize is not None:
+            raise ValueError(f"weights are split over ranks in float alone; leave quantize={quantize!r} out")
+        if self.adapter is not None or getattr(self._file, "adapter", None) is not None:
+            raise ValueError(f"{self.name} has an adapter, which is not split over ranks; take its base, or merge it")
+        share = parallel.share_of(self.config, mesh)
+        with torch.device("meta"):
+            denoiser = Denoiser(share.held, shift=self.facts.shift, reader=self.facts.reader)
+            for module in denoiser.modules():
+                if isinstance(module, PackedExperts):
+                    module.only(share.experts)
+        cuda = mesh.device_type == "cuda"
+        device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device(mesh.device_type)
+        denoiser = denoiser.to(dtype)
+        denoiser._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]  # as above
+        denoiser.make_rotary(device)
+        denoiser.requires_grad_(False).load(share.parts(self.weights()))
+        return parallel.split(denoiser, share, mesh).eval()
 
     def new_adapter(self) -> Adapter | None:
         """The adapter that lies on these weights, by itself: a fresh copy, None where there is none."""
@@ -447,7 +477,8 @@ KNOWN = {
 
 
 def load(name_or_path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
-    """A checkpoint by its name in `KNOWN`, a `.gguf` file or a folder in Hugging Face's Llama layout.
+    """A checkpoint by its name in `KNOWN`, a `.gguf` file, a folder in Hugging Face's layout, or `hub:OWNER/NAME` that has
+    been pulled.
 
     adapter: a folder to put on top of it (`Checkpoint.with_adapter`), in place of the one that "default" comes with. Reads
     and checks everything except the tensors' bytes; a known one is fetched first if need be. Raises ValueError for an unknown
@@ -479,6 +510,8 @@ def _load(name_or_path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{text} lies on a server: its weights are not here, and this needs them; generate, chat, infill and eval take it"
         )
+    if hub.is_hub(text):
+        return replace(_from_folder(hub.load_folder(text)), name=text)
     near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,7 @@ from mezzotint.engine.overtime import Overtime
 from mezzotint.engine.request import Event, Finished, Reply, Request, Scores, Text
 from mezzotint.model.condition import NULL
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.parallel import is_split
 from mezzotint.runtime import chosen, fast_denoiser
 from mezzotint.sampler.blocks import BlockDenoiser, block_frames
 from mezzotint.sampler.decoding import POLICIES, Decoding, the_rest
@@ -33,6 +34,9 @@ from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 MOST_FORMATS = 32  # whose automata are kept
 OWN_LENGTH = 2  # of drafts that nobody asked for: what `cost` predicts the least time for in float32 on two cores
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
@@ -41,13 +45,14 @@ OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # d
 class Engine:
     def __init__(
         self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, threads: int | None = None,
-        compute: str = "float32",
+        compute: str = "float32", mesh: DeviceMesh | None = None,
     ) -> None:  # fmt: skip
         """Loads the weights. threads: CPU threads that may be used; None leaves torch's own choice.
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
-        `mezzotint[fast]`), int8-weights (torch in `dtype`, weights rounded to 8 bits as they are read: any family, less memory),
-        or auto: int8 where it is possible. Raises ValueError for another, and for int8 where it is not.
+        `mezzotint[fast]`), int8-weights, fp8-weights, int4-weights (torch in `dtype`, weights rounded as they are read: any
+        family, less memory), or auto: int8 where it is possible. mesh: of ranks that share the network, on the CPU; each is
+        given the same requests. Raises ValueError for another, and for int8 where it is not.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -64,8 +69,8 @@ class Engine:
                 if compute != "auto":
                     raise
             self.compute = "float32"
-        quantize = "int8" if self.compute == "int8-weights" else None
-        self.denoiser = checkpoint.denoiser(dtype=dtype, quantize=quantize)
+        quantize = self.compute.removesuffix("-weights") if self.compute.endswith("-weights") else None
+        self.denoiser = checkpoint.denoiser(dtype=dtype, quantize=quantize, mesh=mesh)
 
     def lattice(self, asked: Format) -> Lattice:
         """A format in this checkpoint's tokens; kept for the next request. Raises ValueError where they cannot spell it."""
@@ -221,7 +226,8 @@ class Engine:
         finished = set[int]()
         overtime = None if requests[0].deadline is None else Overtime(requests[0].deadline)
         note = None if requests[0].logprobs is None else Note(requests[0].logprobs, requests[0].top_logprobs)
-        with torch.inference_mode():
+        # DTensor works out every new shape by tracing where there is no autograd to take products apart: seconds a call
+        with torch.no_grad() if is_split(self.denoiser.embedding.weight) else torch.inference_mode():
             for frame in self._frames(requests, overtime, note):
                 scores = [] if note is None else note.take(frame)
                 frame = replace(frame, seconds=round(time.perf_counter() - began, 4))

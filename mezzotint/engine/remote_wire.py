@@ -163,7 +163,7 @@ class Reader:
 
     def __init__(self, row: int, snapshots: bool) -> None:
         self._row, self._snapshots = row, snapshots
-        self._reason, self._done = "", False
+        self._reason, self._done, self._declined = "", False, False
         self._usage, self._notes = Usage(), list[str]()
         self.text = ""
 
@@ -183,6 +183,7 @@ class Reader:
         for choice in (chunk.get("choices") or [])[:1]:
             said = choice.get("delta") or choice.get("message") or choice
             text = said.get("content") or said.get("refusal") or said.get("text") or ""
+            self._declined = self._declined or bool(said.get("refusal"))
             places = (chunk, choice, said)
             meta: dict[str, Any] = next((p["diffusion_meta"] for p in places if p.get("diffusion_meta")), {})
             if self._snapshots:
@@ -201,7 +202,8 @@ class Reader:
             raise Refused("the answer broke off")
         if self._snapshots and self.text:
             yield Text(self._row, self.text)
-        yield Ended(self._row, reason or self._reason or "stop", self._usage, tuple(self._notes))
+        ended = "content_filter" if self._declined else self._reason or "stop"  # OpenAI says `stop` of a refusal
+        yield Ended(self._row, reason or ended, self._usage, tuple(self._notes))
 
 
 def usage_of(table: Mapping[str, Any]) -> Usage:

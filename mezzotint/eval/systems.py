@@ -8,13 +8,9 @@ A prompt that leaves no room in the context is not asked: reason "context". One 
 
 from __future__ import annotations
 
-import http.client
-import json
+import asyncio
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,14 +144,12 @@ class EndpointGone(RuntimeError):
     """A system has stopped answering, or refuses us; what was answered is kept."""
 
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
-
-
 @dataclass
 class Endpoint:
-    """An OpenAI-compatible server. url: up to and with /v1. key: sent as a bearer token, never stored or shown.
+    """An OpenAI-compatible server, through `engine/remote.py`. url: up to and with /v1. key: a bearer token, never shown.
 
-    decode: sent along where it is given, for our own server. size: requests under way at once. seconds: longest wait for one.
+    decode: sent along where it is given, for our own server. size: requests under way at once. seconds: longest silence of
+    one. seed: None is 0. provider: mercury for its own API, which has none. longest_wait: seconds before a request is sent again.
     """
 
     url: str
@@ -167,12 +161,17 @@ class Endpoint:
     size: int = 8
     seconds: float = 600.0
     tries: int = 4
-    pause: float = 1.0
+    provider: str = "openai"
+    longest_wait: float = 60.0
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"the endpoint is {self.url!r}; it must begin with http:// or https://")
+        from mezzotint.engine.remote import Remote
+
         self.url = self.url.rstrip("/").removesuffix("/chat/completions")
+        self._remote = Remote(
+            self.provider, self.model, self.url, self.key, more={"decode": self.decode} if self.decode else {},
+            silence=self.seconds, tries=self.tries, longest_wait=self.longest_wait,
+        )  # fmt: skip
 
     @property
     def about(self) -> dict[str, Any]:
@@ -182,65 +181,33 @@ class Endpoint:
         }  # fmt: skip
 
     def ask(self, items: Sequence[Item], sample: int, max_tokens: int) -> list[Answer]:
-        with ThreadPoolExecutor(self.size) as pool:
-            answers = list(pool.map(lambda item: self._one(item, sample, max_tokens), items))
-        return answers
+        async def all_of() -> list[Answer]:
+            gate = asyncio.Semaphore(self.size)
 
-    def _one(self, item: Item, sample: int, max_tokens: int) -> Answer:
-        body: dict[str, Any] = {
-            "model": self.model, "messages": [dict(message) for message in item.chat], "max_tokens": max_tokens,
-            "temperature": self.temperature,
-        }  # fmt: skip
-        if self.seed is not None:
-            body["seed"] = self.seed + sample
-        if self.decode:
-            body["decode"] = self.decode
-        began, failed = time.perf_counter(), ""
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            try:
-                told = self._post(body)
-                return self._read(told, item, sample, time.perf_counter() - began)
-            except urllib.error.HTTPError as error:
-                message = _message(error)
-                if error.code == 400 and "context" in message.lower():
-                    return Answer(item.id, sample, item.prompt_sha256, "", "context")
-                failed = f"{error.code}: {message}"
-                if error.code not in RETRIED:
-                    break
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
-                failed = f"{type(error).__name__}: {error}"
-        return Answer(item.id, sample, item.prompt_sha256, "", "error", note=failed[:200])
+            async def one(item: Item) -> Answer:
+                async with gate:
+                    return await self._one(item, sample, max_tokens)
 
-    def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        headers = {"content-type": "application/json", "user-agent": "mezzotint-eval"}
-        if self.key:
-            headers["authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.seconds) as response:
-            told = json.loads(response.read())
-        if not isinstance(told, dict):
-            raise ValueError("the answer is no JSON object")
-        return told
+            return list(await asyncio.gather(*map(one, items)))
 
-    def _read(self, told: Mapping[str, Any], item: Item, sample: int, seconds: float) -> Answer:
-        choice = told["choices"][0]
-        message, usage = choice["message"], told.get("usage") or {}
-        ended = choice.get("finish_reason")
-        refused = message.get("refusal") or ended == "content_filter"
-        reason = "refused" if refused else "length" if ended == "length" else "stop"
-        diffusion = usage.get("diffusion") or {}
+        return asyncio.run(all_of())
+
+    async def _one(self, item: Item, sample: int, max_tokens: int) -> Answer:
+        from mezzotint.engine.remote import RemoteError
+        from mezzotint.engine.request import Request
+
+        request = Request(
+            list(item.chat), max_tokens=max_tokens, temperature=self.temperature, seed=self.seed or 0, choice=sample
+        )
+        try:
+            reply = await self._remote.answer(request)
+        except RemoteError as error:
+            if error.status == 400 and "context" in str(error).lower():
+                return Answer(item.id, sample, item.prompt_sha256, "", "context")
+            return Answer(item.id, sample, item.prompt_sha256, "", "error", note=str(error)[:200])
+        reason = {"content_filter": "refused", "length": "length"}.get(reply.reason, "stop")
+        usage = reply.usage
         return Answer(
-            item.id, sample, item.prompt_sha256, message.get("content") or message.get("refusal") or "", reason,
-            tokens=int(usage.get("completion_tokens") or 0), calls=diffusion.get("calls"), positions=diffusion.get("positions"),
-            seconds=round(seconds, 4),
+            item.id, sample, item.prompt_sha256, reply.text, reason, tokens=usage.completion or 0, calls=usage.calls,
+            positions=usage.positions, seconds=round(reply.seconds, 4),
         )  # fmt: skip
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    text = error.read(4096).decode(errors="replace")
-    try:
-        return str(json.loads(text)["error"]["message"])[:200]
-    except (ValueError, KeyError, TypeError):
-        return text[:200]

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Rounded
 from mezzotint.model.layers import Term, Terms
+from mezzotint.model.low_bit import Rounded
 from mezzotint.model.visibility import CLEAN, Places
 from mezzotint.shapes import Logits, Probs, Tokens
 

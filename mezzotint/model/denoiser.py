@@ -23,10 +23,11 @@ from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fi
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Int8Linear, Rounded, held, in_eight_bits, rows_of
 from mezzotint.model.lanes import Ragged, Said, Segment
 from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
+from mezzotint.model.low_bit import Rounded, RoundedLinear, held, in_low_bits, rows_of
+from mezzotint.model.parallel import beside, is_split
 from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
@@ -56,6 +57,9 @@ class Denoiser(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift is {shift}; a checkpoint's canvas logits are shifted by 0 or 1")
         self.config, self.shift, self.reader = config, shift, reader
+        self.held = (
+            config  # the sizes of what this process holds: less of it where ranks share a network (`parallel.py`)
+        )
         self.embedding = embedding_table(config.vocab_size, config.width)
         if config.variant is None:
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -69,10 +73,10 @@ class Denoiser(nn.Module):
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         variant = config.variant
         bias = variant is not None and variant.head_bias
-        self.head: nn.Linear | Int8Linear | None = None
+        self.head: nn.Linear | RoundedLinear | None = None
         if not config.tied_head:
             self.head = nn.Linear(config.width, config.vocab_size, bias=bias)
-        self.rounded = False  # are its products in 8 bits?
+        self.rounded = False  # are its products' weights in 8 or 4 bits?
         self.self_conditioning: SelfConditioning | None = None
         self.position_embedding: nn.Embedding | None = None
         self.layer_scalars: nn.Parameter | None = None  # [layers, 2]: at clean and at canvas places
@@ -109,11 +113,11 @@ class Denoiser(nn.Module):
         self.adapter = Adapter(self.config, config).to(device=weight.device, dtype=weight.dtype).start(weight, head)
         return self
 
-    def to_eight_bits(self) -> Denoiser:
-        """Make room for products in 8 bits (`int8.py`): what they hold comes from `load`. It then computes, and no more."""
-        in_eight_bits(self.blocks)
+    def to_low_bits(self, kind: str) -> Denoiser:
+        """Make room for products in 8 or 4 bits (`low_bit.py`): what they hold comes from `load`. It then only computes."""
+        in_low_bits(self.blocks, kind)
         if isinstance(self.head, nn.Linear):
-            self.head = Int8Linear(self.head)
+            self.head = RoundedLinear(self.head, kind)
         self.rounded = True
         return self.requires_grad_(False)
 
@@ -122,16 +126,18 @@ class Denoiser(nn.Module):
     def slots(self) -> dict[str, Tensor]:
         """Hugging Face Llama name -> the tensor (or slice of a fused one) that holds it. Writing to a slot loads it.
 
-        Raises ValueError where weights are in 8 bits: nothing can be saved, merged or trained of them.
+        Raises ValueError where weights are rounded or split over ranks: nothing can be saved, merged or trained of them.
         """
+        if is_split(self.embedding.weight):
+            raise ValueError("a network that is split over ranks only decodes; load it whole to save, merge or train")
         if self.rounded:
             raise ValueError(
-                "weights in 8 bits only compute; load the checkpoint without rounding to save, merge or train"
+                "rounded weights only compute; load the checkpoint without rounding to save, merge or train"
             )
         return {name: slot for name, slot in self.every_slot().items() if isinstance(slot, Tensor)}
 
     def every_slot(self) -> dict[str, Tensor | Rounded]:
-        """`slots`, weights in 8 bits among them."""
+        """`slots`, rounded weights among them."""
         c = self.config
         q, kv = c.num_heads * c.head_size, c.num_kv_heads * c.head_size
         slots: dict[str, Tensor | Rounded] = {"model.embed_tokens.weight": self.embedding.weight}
@@ -211,7 +217,7 @@ class Denoiser(nn.Module):
         if other.canvas_role is not None and adapter.role is not None:
             other.canvas_role.add_(adapter.role)
         if adapter.control_in is not None and adapter.control_out is not None:
-            assert isinstance(other.head, nn.Linear) and not isinstance(self.head, Int8Linear)
+            assert isinstance(other.head, nn.Linear) and not isinstance(self.head, RoundedLinear)
             other.head.weight.copy_(self.embedding.weight if self.head is None else self.head.weight)
             ids = list(adapter.config.control_ids)
             other.embedding.weight[ids], other.head.weight[ids] = adapter.control_in, adapter.control_out
@@ -227,7 +233,7 @@ class Denoiser(nn.Module):
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         weight = self.embedding.weight
-        cache = KVCache(self.config, rows, capacity, weight.dtype, weight.device)
+        cache = KVCache(self.held, rows, capacity, weight.dtype, weight.device)
         if self._following is not None:
             assert len(self._following) == rows, f"{len(self._following)} conditions for {rows} rows"
             cache.conditions = tuple(self._following)
@@ -269,7 +275,7 @@ class Denoiser(nn.Module):
 
     def segment(self, capacity: int) -> Segment:
         weight = self.embedding.weight
-        return Segment(self.config, capacity, weight.dtype, weight.device)
+        return Segment(self.held, capacity, weight.dtype, weight.device)
 
     def run(self, batch: Ragged) -> Said:
         """One pass over places of many texts (see `lanes.Network`): what `forward` says of each text alone, to rounding."""
@@ -288,7 +294,7 @@ class Denoiser(nn.Module):
             raise ValueError("this checkpoint declares no feedback; pass feedback=None")
         adapter = self.adapter
         gate = None if adapter is None else adapter.gate(places)
-        x = F.embedding(tokens, self.embedding.weight)  # [B, T, D]
+        x = beside(F.embedding, tokens, self.embedding.weight)  # [B, T, D]
         if self.config.variant is not None:
             assert not isinstance(cache, Ragged), "a network of this kind has no lanes"
             return self._variant_states(x, tokens, places, visible, cache, condition, feedback, gate)
@@ -314,7 +320,7 @@ class Denoiser(nn.Module):
             return visible.block_mask(places)
         seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
         seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
-        heads, kv_heads, _ = self.config.heads(layer)
+        heads, kv_heads, _ = self.held.heads(layer)
         return None if bool(seen.all()) else seen[:, None].repeat(1, 1, heads // kv_heads, 1)
 
     def _variant_states(
@@ -356,10 +362,8 @@ class Denoiser(nn.Module):
     def speak(self, hidden: Tensor, role: Tensor) -> Logits:
         """Logits `[..., V]` of normed states `[..., D]` at places of `role` `[...]`."""
         head, variant = self.head, self.config.variant
-        if variant is None:
-            logits = F.linear(hidden, self.embedding.weight) if head is None else head(hidden)
-        else:
-            logits = cap(F.linear(hidden, self.embedding.weight) if head is None else head(hidden), variant)
+        logits = beside(F.linear, hidden, self.embedding.weight) if head is None else head(hidden)
+        logits = logits if variant is None else cap(logits, variant)
         return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)
 
     @property
@@ -399,7 +403,8 @@ class Denoiser(nn.Module):
         """What was said of places `[..., V]`, as feedback to the next pass over them `[..., D]`; None if it is not heard."""
         weight, variant = self.embedding.weight, self.config.variant
         if self.self_conditioning is not None and variant is not None:
-            return logits.float().softmax(-1).to(weight.dtype) @ weight * variant.embed_scale
+            said = logits.float().softmax(-1).to(weight.dtype)
+            return beside(torch.matmul, said, weight) * variant.embed_scale
         if self.adapter is None or self.adapter.self_conditioning is None:
             return None
         return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
-from mezzotint.model.int8 import Rounded, Weight, held, linear
 from mezzotint.model.lanes import Ragged
 from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
+from mezzotint.model.low_bit import Rounded, Weight, held, linear
+from mezzotint.model.parallel import part_here
 from mezzotint.model.variant import Experts, Kind, Variant
 
 if TYPE_CHECKING:
@@ -154,6 +155,47 @@ class VariantMLP(nn.Module):
         yield from _under("down_proj", self.down)
 
 
+class PackedExperts(nn.Module):
+    """All experts of a layer in two tensors. here: the numbers of those that are in them, fewer under expert parallel."""
+
+    def __init__(self, config: ModelConfig, experts: Experts, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.count, self.width, self.act = experts.count, experts.width, act
+        self.here = range(experts.count)
+        self.gate_up: nn.Parameter | Weight = nn.Parameter(
+            torch.empty(experts.count, 2 * experts.width, config.width).normal_(std=0.02)
+        )
+        self.down: nn.Parameter | Weight = nn.Parameter(
+            torch.empty(experts.count, config.width, experts.width).normal_(std=0.02)
+        )
+
+    def only(self, here: range) -> None:
+        """Leave out all others, before there are numbers in them."""
+        assert isinstance(self.gate_up, nn.Parameter) and isinstance(self.down, nn.Parameter)
+        self.here = here
+        self.gate_up = nn.Parameter(self.gate_up.detach()[: len(here)].clone())
+        self.down = nn.Parameter(self.down.detach()[: len(here)].clone())
+
+    def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The chosen experts' answers to x `[n, D]`, each run once over its tokens; chosen and weights `[n, per_token]`."""
+        out, gates_and_ups, downs = torch.zeros_like(x), part_here(self.gate_up), part_here(self.down)
+        for expert in torch.unique(chosen).tolist():
+            if expert not in self.here:
+                continue
+            token, place = (chosen == expert).nonzero(as_tuple=True)
+            at = expert - self.here.start
+            gate, up = linear(x[token], gates_and_ups[at]).chunk(2, -1)
+            answer = linear(self.act(gate) * up, downs[at])
+            out.index_add_(0, token, (answer * weights[token, place, None]).to(out.dtype))
+        return out
+
+    def named(self) -> Named:
+        for at, e in enumerate(self.here):
+            yield f"experts.{e}.gate_proj.weight", self.gate_up[at, : self.width]
+            yield f"experts.{e}.up_proj.weight", self.gate_up[at, self.width :]
+            yield f"experts.{e}.down_proj.weight", self.down[at]
+
+
 class ExpertMLP(nn.Module):
     """The routed experts, and with them the MLP that every token takes, where there is one."""
 
@@ -161,14 +203,9 @@ class ExpertMLP(nn.Module):
         super().__init__()
         variant = config.variant
         assert variant is not None
-        self.config, self.act, self.eps = experts, activation(variant.activation), config.norm_eps
+        self.config, self.eps = experts, config.norm_eps
         self.router = nn.Linear(config.width, experts.count, bias=False)
-        self.gate_up: nn.Parameter | Weight = nn.Parameter(
-            torch.empty(experts.count, 2 * experts.width, config.width).normal_(std=0.02)
-        )
-        self.down: nn.Parameter | Weight = nn.Parameter(
-            torch.empty(experts.count, config.width, experts.width).normal_(std=0.02)
-        )
+        self.packed = PackedExperts(config, experts, activation(variant.activation))
         self.choice_bias = nn.Parameter(torch.zeros(experts.count)) if experts.score == "sigmoid" else None
         self.shared = VariantMLP(config, experts.shared_width) if experts.shared_width else None
         self.router_scale = nn.Parameter(torch.ones(config.width)) if experts.beside else None
@@ -197,19 +234,9 @@ class ExpertMLP(nn.Module):
         weights = weights * c.scale
         return chosen, weights if self.expert_scale is None else weights * self.expert_scale.float()[chosen]
 
-    def mix(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The chosen experts' answers to x `[n, D]`, each expert run once over its tokens."""
-        out = torch.zeros_like(x)
-        for expert in torch.unique(chosen).tolist():
-            token, place = (chosen == expert).nonzero(as_tuple=True)
-            gate, up = linear(x[token], self.gate_up[expert]).chunk(2, -1)
-            answer = linear(self.act(gate) * up, self.down[expert])
-            out.index_add_(0, token, (answer * weights[token, place, None]).to(out.dtype))
-        return out
-
     def forward(self, x: Tensor, terms: Terms = PLAIN) -> Tensor:
         flat = x.flatten(0, 1)
-        y = self.mix(flat, *self.choose(flat)).view_as(x)
+        y = self.packed(flat, *self.choose(flat)).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 
     def named(self) -> Named:
@@ -217,11 +244,7 @@ class ExpertMLP(nn.Module):
         for name in ("choice_bias", "router_scale", "expert_scale"):
             if (tensor := getattr(self, name)) is not None:
                 yield f"gate.{name}", tensor
-        width = self.config.width
-        for e in range(self.config.count):
-            yield f"experts.{e}.gate_proj.weight", self.gate_up[e, :width]
-            yield f"experts.{e}.up_proj.weight", self.gate_up[e, width:]
-            yield f"experts.{e}.down_proj.weight", self.down[e]
+        yield from self.packed.named()
         if self.shared is not None:
             yield from ((f"shared_experts.{name}", tensor) for name, tensor in self.shared.named())
 
@@ -255,7 +278,7 @@ class VariantBlock(Block):
         y = self.mlp(self.mlp_norm(x), terms)
         if self.experts is not None:
             flat = x.flatten(0, 1)
-            routed = self.experts.mix(self.norms["before_experts"](flat), *self.experts.choose(flat)).view_as(x)
+            routed = self.experts.packed(self.norms["before_experts"](flat), *self.experts.choose(flat)).view_as(x)
             y = self.norms["after_own_mlp"](y) + self.norms["after_experts"](routed)
         x = x + self._after("after_mlp", y)
         return x if modulation is None else x * modulation

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.model.denoiser import Denoiser
 
-COMPUTE = ("float32", "int8", "int8-weights", "auto")
+COMPUTE = ("float32", "int8", "int8-weights", "fp8-weights", "int4-weights", "auto")
 NEEDS = ("onnx", "onnxruntime")
 
 
@@ -17,7 +17,7 @@ def chosen(compute: str) -> str:
     """`auto` is int8 where its packages are installed, else float32. Raises ValueError for another, and without them."""
     if compute not in COMPUTE:
         raise ValueError(f"compute is {compute!r}; allowed: {', '.join(COMPUTE)}")
-    if compute in ("float32", "int8-weights"):
+    if compute == "float32" or compute.endswith("-weights"):
         return compute
     lacking = [name for name in NEEDS if find_spec(name) is None]
     if lacking and compute == "int8":

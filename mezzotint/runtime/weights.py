@@ -52,7 +52,7 @@ class Parts:
         }
         if found := [name for name, there in unknown.items() if there]:
             raise ValueError(
-                f"int8 products know no {found[0]}; use compute 'float32' or 'int8-weights' for {checkpoint.name}"
+                f"int8 products know no {found[0]}; use compute 'float32', or 'int8-weights' for {checkpoint.name}"
             )
         for name, unpack, load in _tensors(checkpoint):
             if name.endswith(("norm.weight", "layernorm.weight")) or not name.endswith(".weight"):

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.parallel import is_split
 
 TIMEOUT = 300.0  # seconds that a rank waits for the others, which may be writing a checkpoint, before it gives up
 
@@ -137,14 +138,14 @@ def tree_sum(numbers: Sequence[float]) -> float:
 
 
 @contextmanager
-def join(timeout: float = TIMEOUT) -> Iterator[Ranks]:
+def join(timeout: float = TIMEOUT, gpus: bool = True) -> Iterator[Ranks]:
     """The ranks that torchrun (or Slurm, Kubernetes: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) started; alone without.
 
-    nccl where there are GPUs, gloo where not. A rank that hears nothing from the others for `timeout` seconds ends with
-    an error instead of waiting for ever.
+    nccl where there are GPUs that may be used, gloo where not. A rank that hears nothing from the others for `timeout`
+    seconds ends with an error instead of waiting for ever.
     """
     size = int(os.environ.get("WORLD_SIZE", "0"))
-    cuda = torch.cuda.is_available()
+    cuda = gpus and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -184,15 +185,6 @@ def gather_weights(denoiser: Denoiser) -> None:
 def synchronise(denoiser: nn.Module, last: bool) -> None:
     """Should the coming backward pass of a sharded network sum gradients over ranks? Only in a rank's last part."""
     denoiser.set_requires_gradient_sync(last)  # type: ignore[operator]  # fully_shard adds it
-
-
-def is_split(tensor: Tensor) -> bool:
-    """Does this rank hold a shard of it only?"""
-    if type(tensor) in (Tensor, nn.Parameter):
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
 
 
 def full(tensor: Tensor) -> Tensor:

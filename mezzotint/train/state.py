@@ -29,7 +29,8 @@ from torch import Tensor
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.files import full_disk, sync_folder, whole_file
 from mezzotint.checkpoints.weights import save_tensors
-from mezzotint.train.distributed import ALONE, Ranks, is_split
+from mezzotint.model.parallel import is_split
+from mezzotint.train.distributed import ALONE, Ranks
 
 FORMAT = "mezzotint-training-1"
 MANIFEST, STATE = "MANIFEST.json", "state.json"

@@ -47,6 +47,15 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def test_goldens_say_what_was_run() -> None:
+    for name in toy_folder.NAMES:
+        ref = toy_folder.golden(name)["reference"]
+        assert ref["sha256"] and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in ref["sha256"].values()), name
+        assert (
+            re.fullmatch("[0-9a-f]{40}", ref["commit"]) if "repository" in ref else "transformers v5" in ref["release"]
+        )
+
+
 def test_the_table_is_what_the_goldens_say() -> None:
     text = DOC.read_text()
     if os.environ.get("MEZZOTINT_WRITE_DOCS") == "1":

@@ -186,7 +186,7 @@ def server():
 
 def test_an_endpoint(server, tmp_path):
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    system = Endpoint(url, "m", key="secret", size=1, tries=3, pause=0.01)
+    system = Endpoint(url, "m", key="secret", size=1, tries=3, longest_wait=0.01)
     assert "secret" not in repr(system) and "secret" not in json.dumps(system.about)
     Server.script = [503, None, "cut", "nonsense", None, "filter", 400]
     with Store(tmp_path, system.about) as store:
@@ -200,7 +200,7 @@ def test_an_endpoint(server, tmp_path):
 
 def test_an_endpoint_that_stops_midway(server, tmp_path):
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    system = Endpoint(url, "m", size=4, tries=2, pause=0.01)
+    system = Endpoint(url, "m", size=4, tries=2, longest_wait=0.01)
     data = Data(ROWS[:16], "a" * 64, ("rows",))
     with Store(tmp_path, system.about) as store:
         Server.script = [None] * 8 + [500] * 100

@@ -8,8 +8,8 @@ from mezzotint.model.adapter import LINEARS, TARGETS, AdapterConfig
 from mezzotint.model.cache import Recorded
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
-from mezzotint.model.int8 import Int8Linear
 from mezzotint.model.layers import Block
+from mezzotint.model.low_bit import RoundedLinear
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, context_causal, two_stream_places
 
 CONFIG = ModelConfig(97, 48, 3, 6, 2, 8, 80, 64)
@@ -289,7 +289,7 @@ def test_a_draft_head_beside_weights_in_eight_bits():
     want = model.draft_among(hidden, before, among)
     model.head = torch.nn.Linear(48, 97, bias=False)
     model.head.weight.data = model.embedding.weight.data
-    rounded = Int8Linear(model.head)
+    rounded = RoundedLinear(model.head)
     rounded.weight.copy_(model.head.weight)
     for head, near in ((model.head, 1e-5), (rounded, 0.1)):
         model.head = head

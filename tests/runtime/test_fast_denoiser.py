@@ -209,7 +209,7 @@ def test_an_adapted_folder_and_its_engine(checkpoint, adapted, tmp_path):
 
 def test_what_it_refuses(both, checkpoint):
     _, fast = both
-    with pytest.raises(ValueError, match=r"compute is 'int3'; allowed: float32, int8, int8-weights, auto"):
+    with pytest.raises(ValueError, match=r"compute is 'int3'; allowed: float32, int8, int8-weights, fp8-weights"):
         mz.Engine(checkpoint, compute="int3")
     for refused in (fast.slots, fast.merged, lambda: fast.adapt(AdapterConfig())):
         with pytest.raises(ValueError, match="compute 'float32'"):

@@ -1,9 +1,14 @@
 """Remote models: our own server through `Remote`, and every way in which a server can fail."""
 
 import asyncio
+import base64
 import json
 import logging
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 import time
 
 import httpx
@@ -29,6 +34,9 @@ GOOD = stream(delta("Hel"), delta("lo"), delta("", "stop", usage={"prompt_tokens
 def no_surroundings(monkeypatch):
     for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "MERCURY_BASE_URL", "INCEPTION_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
@@ -388,6 +396,89 @@ def test_rivals_of_the_race(base, own, engine, monkeypatch):
         assert race("openai:secret")[0].status_code == 404
     code, _, said = call("serve", "--model", "tiny", "--rival", "openai:")
     assert code == 2 and "openai:MODEL" in said
+
+
+# -- proxies ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_proxy_is_asked_for_the_whole_address(monkeypatch):
+    with scripted(GOOD) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("://", "://me:p%40ss@").removesuffix("/v1"))
+        reply = Remote.of("openai:m", "http://model.test/v1", KEY).generate([mz.Request("Hi")])[0]
+    assert reply.text == "Hello"
+    assert proxy.heads[0].startswith("POST http://model.test:80/v1/chat/completions ")
+    assert f"proxy-authorization: Basic {base64.b64encode(b'me:p@ss').decode()}" in proxy.heads[0]
+
+
+@pytest.fixture
+def certificate(tmp_path, monkeypatch):
+    """Of model.test, made now, and trusted."""
+    if shutil.which("openssl") is None:
+        pytest.skip("a certificate is made with openssl, which is not here")
+    path = tmp_path / "model.test.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=model.test", "-addext",
+         "subjectAltName=DNS:model.test", "-keyout", path, "-out", tmp_path / "made.pem"], check=True, capture_output=True,
+    )  # fmt: skip
+    with path.open("ab") as file:
+        file.write((tmp_path / "made.pem").read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    return path
+
+
+def test_tls_goes_through_the_proxy_untouched(certificate, monkeypatch):
+    """The proxy sees where to, and bytes; the certificate is the server's own, and checked."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    listener, seen = socket.create_server(("127.0.0.1", 0)), []
+
+    def tunnel():
+        for _ in range(2):
+            connection, _ = listener.accept()
+            seen.append(connection.recv(65536).decode())
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            try:
+                with context.wrap_socket(connection, server_side=True) as inner:
+                    seen.append(inner.recv(65536).decode())
+                    inner.sendall(GOOD)
+            except OSError:
+                connection.close()
+
+    thread = threading.Thread(target=tunnel)
+    thread.start()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://model.test/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    code, out, said = call("generate", "Hi", "-m", "openai:m")
+    assert (code, out) == (0, "Hello\n"), said
+    assert seen[0].startswith("CONNECT model.test:443 HTTP/1.1\r\n") and KEY not in seen[0]
+    assert seen[1].startswith("POST /v1/chat/completions ") and f"authorization: Bearer {KEY}" in seen[1]
+    assert "TLS failed" in str(fails(Remote.of("openai:m", "https://other.test/v1", KEY)))
+    thread.join(10)
+    listener.close()
+
+
+def test_proxies_that_fail(monkeypatch):
+    remote = "https://model.test/v1"
+    with scripted(b"HTTP/1.1 407 no\r\n\r\n", b"SSH-2.0\r\n\r\n") as proxy:
+        where = proxy.url.removeprefix("http://").removesuffix("/v1")
+        monkeypatch.setenv("https_proxy", f"http://me:secret@{where}")
+        for said in ("answered 407", "gave no answer of HTTP"):
+            error = str(fails(Remote.of("openai:m", remote)))
+            assert f"model.test cannot be reached: the proxy {where} {said}" in error and "secret" not in error
+    assert f"no connection to the proxy {where}" in str(fails(Remote.of("openai:m", remote)))
+    monkeypatch.setenv("no_proxy", "model.test")
+    assert "proxy" not in str(fails(Remote.of("openai:m", remote)))
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(ValueError, match="of the kind 'socks5'; only http:// proxies"):
+        Remote.of("openai:m", remote)
+
+
+def test_this_machine_is_never_asked_for_through_a_proxy(own, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
+    assert own.generate([mz.Request("Mia", max_tokens=2)])[0].usage.completion
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------

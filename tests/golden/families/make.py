@@ -4,8 +4,8 @@
 
 The reference writes config.json and the tensors' names and shapes (its own save_pretrained); the numbers are replaced by
 those of `toy.py`, read back by its own loader, and its logits recorded. The golden names file, repository, commit and
-SHA-256 of what was run. Families that transformers has run on the installed one; the others need the version that their
-files were written for (4.57), which the golden names too.
+SHA-256 of what was run. Families that transformers has run on the installed one, whose release and file are named; the
+others need the version that their files were written for (4.57), which the golden names too.
 """
 
 # ruff: noqa: C408  # configurations are written as calls, as their own files write them
@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.machinery
+import inspect
 import json
 import sys
 import tempfile
@@ -430,6 +431,11 @@ def make(family: str, ref: Path | None) -> None:
         reference |= {"repository": source[0], "commit": source[1], "sha256": digests}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         model, shapes, modes = run(Path(folder), ref)
+        if source is None:  # of the release that is installed
+            file = Path(inspect.getsourcefile(type(model)) or "")
+            name = f"src/transformers/{file.relative_to(Path(transformers.__file__).parent).as_posix()}"
+            reference |= {"release": f"huggingface/transformers v{transformers.__version__}"}
+            reference |= {"sha256": {name: hashlib.sha256(file.read_bytes()).hexdigest()}}
         config = json.loads((Path(folder) / "config.json").read_text())
     path = HERE / f"{family}.json"
     before = json.loads(path.read_text()) if path.exists() else {}

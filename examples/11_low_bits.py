@@ -1,4 +1,4 @@
-"""One checkpoint in full and with weights in 8 bits: what each holds in memory, and what they write."""
+"""One checkpoint in full and with weights in 8 and 4 bits: what each holds in memory, and what they write."""
 
 import mezzotint as mz
 
@@ -9,7 +9,7 @@ def megabytes(network: mz.Denoiser) -> float:
 
 def main() -> None:
     checkpoint = mz.load("tiny")
-    for compute in ("float32", "int8-weights"):
+    for compute in ("float32", "int8-weights", "fp8-weights", "int4-weights"):
         engine = mz.Engine(checkpoint, compute=compute)
         (reply,) = engine.generate(mz.Request("Mia has", raw=True, max_tokens=16, decode="ar"))
         print(f"{compute:12} {megabytes(engine.denoiser):.2f} MB  {reply.text!r}")
