@@ -173,16 +173,14 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--adapter", default=None)
     parser.add_argument("--compute", default="auto", choices=("auto", "float32", "int8"))
-    parser.add_argument("--ways", default=",".join(WAYS), help="of decoding, by name, with commas")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--outputs", type=int, default=500, help="0: none")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--extraction", type=int, default=0, help="prompts whose values are compared")
     parser.add_argument("--decisions", action="store_true", help="100 typed decisions, and how well calibrated they are")
     parser.add_argument("--name", default=None, help="of the results' file, in place of structured-MODEL")
     asked = parser.parse_args()
-    ways = asked.ways.split(",")
-    if unknown := [way for way in ways if way not in WAYS]:
-        parser.error(f"no way is called {unknown[0]!r}; there are {', '.join(WAYS)}")
+    ways = asked.ways
     engine = mz.Engine(mz.load(asked.model, asked.adapter), compute=asked.compute)
     lines: list[str] = []
     if asked.outputs:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from mezzotint.edit.ask import Report
@@ -22,6 +23,7 @@ from mezzotint.server.errors import ApiError, busy
 
 __all__ = ["Cancelled", "Stream", "Worker"]
 T = TypeVar("T")
+client: ContextVar[Hashable] = ContextVar("client", default=None)  # who asks, where there are several; the guard knows
 
 
 class Stream(Job[T], Generic[T]):
@@ -134,12 +136,15 @@ class Worker:
     def _submit(self, works: Sequence[Work[T]], seconds: float, numbered: bool = True) -> Stream[T]:
         self.ready()
         assert self.scheduler is not None
-        if self.num_waiting >= self._limit:
-            message = f"{self._limit} requests are waiting, which is the most; try again later"
-            raise busy(429, message, "queue_full", self._mean * self._limit)
+        asks, whose, most, count = client.get(), "", self._limit, self.num_waiting
+        if asks is not None and count < most:  # the last quarter of the queue is for the other clients
+            whose, most, count = " of this key", max(1, most * 3 // 4), self.scheduler.num_waiting_of(asks)
+        if count >= most:
+            message = f"{most} requests{whose} are waiting, which is the most; try again later"
+            raise busy(429, message, "queue_full", self._mean * most)
         stream: Stream[T] = Stream(seconds, self._over)
         self._live.add(stream)
-        self.scheduler.add(stream, works, numbered)
+        self.scheduler.add(stream, works, numbered, asks)
         return stream
 
     def _over(self, stream: Stream[Any]) -> None:
