@@ -23,10 +23,11 @@ import jsonschema
 import report
 
 import mezzotint as mz
+from mezzotint.sampler.quality import QUALITY
 
 WAYS: dict[str, dict[str, Any]] = {
     "ar": {"decode": "ar"}, "verified": {"decode": "verified"}, "verified, self": {"decode": "verified", "draft": "self"},
-    "diffusion": {"decode": "diffusion"},
+    "diffusion": {"decode": "diffusion"}, "diffusion, fast": {"decode": "diffusion", "policy": QUALITY["fast"]()},
 }  # fmt: skip
 NAMES = ("Ada", "Bruno", "Chloe", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 CITIES = ("Paris", "Oslo", "Lagos", "Lima", "Kyoto", "Cairo", "Boston", "Delhi", "Rome", "Quito")
@@ -134,13 +135,19 @@ def validity(engine: mz.Engine, outputs: int, temperature: float, ways: Sequence
             format=mz.JsonSchema(schema), **WAYS[way],
         ))  # fmt: skip
         counts[way].add(reply, schema, time.perf_counter() - began)
-        told(number, outputs)
+        told(number, outputs, counts)
     return counts
 
 
-def told(number: int, count: int) -> None:
+def told(number: int, count: int, counts: dict[str, Count]) -> None:
     if number % 10 == 9:
-        print(f"{number + 1} of {count}", file=sys.stderr, flush=True)
+        print(
+            f"{number + 1} of {count}",
+            *(count.row(way) for way, count in counts.items()),
+            sep="\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def extraction(engine: mz.Engine, prompts: int, ways: Sequence[str]) -> dict[str, Count]:
@@ -164,7 +171,7 @@ def extraction(engine: mz.Engine, prompts: int, ways: Sequence[str]) -> dict[str
             value = counts[way].add(reply, schema, time.perf_counter() - began)
             counts[way].values += len(true)
             counts[way].right += sum(value is not None and value[key] == true[key] for key in true)
-        told(number, prompts)
+        told(number, prompts, counts)
     return counts
 
 
@@ -173,11 +180,15 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--adapter", default=None)
     parser.add_argument("--compute", default="auto", choices=("auto", "float32", "int8"))
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument(
+        "--ways", nargs="+", default=[way for way in WAYS if way != "diffusion, fast"], choices=list(WAYS)
+    )
     parser.add_argument("--outputs", type=int, default=500, help="0: none")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--extraction", type=int, default=0, help="prompts whose values are compared")
-    parser.add_argument("--decisions", action="store_true", help="100 typed decisions, and how well calibrated they are")
+    parser.add_argument(
+        "--decisions", action="store_true", help="100 typed decisions, and how well calibrated they are"
+    )
     parser.add_argument("--name", default=None, help="of the results' file, in place of structured-MODEL")
     asked = parser.parse_args()
     ways = asked.ways
