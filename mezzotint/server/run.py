@@ -66,8 +66,8 @@ def serving(load: Callable[[], Engine], settings: Settings, serves: Callable[[],
     config = uvicorn.Config(
         build(worker, settings, preview), http=patient(settings.receive), ws="websockets-sansio", ws_max_size=settings.body_bytes,
         ws_per_message_deflate=False, lifespan="off", log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS, timeout_keep_alive=IDLE,
-        timeout_graceful_shutdown=round(settings.grace + LAST),
+        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
+        timeout_keep_alive=IDLE, timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip
     server = Server(config, worker, settings.grace, serves, preview)
     worker.start()
