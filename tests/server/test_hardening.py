@@ -164,7 +164,8 @@ def test_no_address_in_a_request_is_asked(base):
             {**CHAT, "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_url": url}}]}]},
             {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": url}}}},
             {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"$id": url, "$schema": url}}}},
-            {**CHAT, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": url}}}], "tool_choice": "required"},
+            {**CHAT, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": url}}}],
+             "tool_choice": "required"},
             {**CHAT, "model": url}, {**CHAT, "messages": [{"role": "user", "content": url}]},
         ]  # fmt: skip
         for body in bodies:
