@@ -12,6 +12,7 @@ MOST_BIASES = 1024  # ids of a logit_bias
 MOST_INPUTS = 256  # texts of one request for embeddings
 MOST_QUESTIONS = 64  # of one request for decisions
 MOST_OPTIONS = 255  # of one question
+MOST_FIELDS = 1024  # of a body
 MOST_TRACES = 64  # that are kept
 MOST_FRAMES = 200_000  # of them all together
 LATE = 0.5  # seconds that an answer may come after its deadline_ms, before it is refused

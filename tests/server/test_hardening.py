@@ -44,6 +44,7 @@ def others(base):
     try:
         yield took
     finally:
+        live.wait(lambda: len(took) > 1, 60)
         over.set()
         thread.join(60)
 
@@ -70,9 +71,9 @@ def test_heavy_bodies_hold_up_nobody(base, body):
                 answer = httpx.post(
                     f"{base}/v1/chat/completions", content=body, headers={"content-type": "application/json"}
                 )
-                assert answer.status_code in (200, 400, 413) and (b"k99999" in body) == (answer.status_code == 200)
+                assert answer.status_code in (400, 413)
             best = min(best, time.monotonic() - began)
-        worst = min(worst, max(took, default=0.0))
+        worst = min(worst, max(took))
     print(f"\n{best * 1000:.0f} ms, others at most {worst * 1000:.0f} ms")
     assert not FULL or worst < 0.1
 

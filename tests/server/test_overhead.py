@@ -9,7 +9,8 @@ import pytest
 
 import mezzotint as mz
 
-PAIRS = 40
+PAIRS, SECONDS = 40, 20.0  # at most
+MODEL = os.environ.get("MEZZOTINT_TEST_MODEL", "tiny")
 
 
 @pytest.mark.skipif(os.environ.get("MEZZOTINT_FULL") != "1", reason="a bar of time; full counts only")
@@ -17,12 +18,12 @@ PAIRS = 40
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_server_costs_three_per_cent_or_five_milliseconds(decode, stream):
     """The best of many pairs, one after the other: what else runs on the machine only ever adds."""
-    engine = mz.Engine(mz.load("tiny"))
+    engine = mz.Engine(mz.load(MODEL))
     body = {"prompt": "Mia has", "max_tokens": 64, "decode": decode, "seed": 1, "stream": stream}
     request = mz.Request("Mia has", raw=True, max_tokens=64, decode=decode, seed=1)
-    bare, served = [], []
+    bare, served, end = [], [], time.monotonic() + SECONDS
     with live.running(engine) as (base, _), httpx.Client(base_url=base, timeout=60) as client:
-        for _ in range(PAIRS):
+        while len(bare) < 3 or (len(bare) < PAIRS and time.monotonic() < end):
             began = time.perf_counter()
             text = engine.generate(request)[0].text
             bare.append(time.perf_counter() - began)
