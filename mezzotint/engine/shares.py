@@ -27,21 +27,25 @@ class Shares:
     def __init__(self, most: int) -> None:
         self.most = most
         self.credit: dict[Hashable, int] = {}
-        self._seconds: dict[int, float] = {}  # of a pass, by the bits of its number of places
+        self._seconds: dict[
+            int, tuple[float, float]
+        ] = {}  # of a pass at best and worst, by the bits of its number of places
 
     def took(self, places: int, seconds: float) -> None:
-        """A pass was made: the mean of those of its size moves towards it."""
+        """A pass was made. The fastest and the slowest of its size are forgotten slowly."""
         bits = places.bit_length()
-        self._seconds[bits] = self._seconds.get(bits, seconds) * 0.8 + seconds * 0.2
+        best, worst = self._seconds.get(bits, (seconds, seconds))
+        self._seconds[bits] = (min(seconds, best + (seconds - best) / 20), max(seconds, worst + (seconds - worst) / 20))
 
     def quantum(self, demands: Mapping[Hashable, Demand]) -> int:
-        """Places that each client gets in the next pass: the smallest demand, or more where that is known to be cheap."""
+        """Places that each client gets in the next pass: the smallest demand, or more where a wide pass has at worst taken no
+        longer than narrow ones at best, one after the other."""
         least = max(1, min(demand.places for demand in demands.values()))
         wide = least
         alone = self._seconds.get(least.bit_length())
         while alone is not None and wide * 2 * len(demands) <= self.most:
             seconds = self._seconds.get((wide * 2 * len(demands)).bit_length())
-            if seconds is None or seconds > len(demands) * alone:
+            if seconds is None or seconds[1] > len(demands) * alone[0]:
                 break
             wide *= 2
         return wide
