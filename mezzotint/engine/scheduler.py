@@ -333,7 +333,7 @@ class Scheduler:
         room, credit = self.positions, self._credit()
         for row in list(self.rows):
             for call in row.calls:
-                most = max(1, min(self.chunk, room, credit.get(row.client, room)))
+                most = max(1, min(self.chunk, room, int(credit.get(row.client, room))))
                 if call.over or (parts and call.size(most) > room) or call.size(most) > credit.get(row.client, 1 << 30):
                     continue
                 part = call.part(most)
@@ -348,7 +348,7 @@ class Scheduler:
                 break
         return parts
 
-    def _credit(self) -> dict[Hashable, int]:
+    def _credit(self) -> dict[Hashable, float]:
         """Places that each client may have in the next pass; none are counted where there is but one."""
         if len({row.client for row in self.rows if row.calls}) < 2:
             return {}

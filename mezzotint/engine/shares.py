@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
+MUCH = 4  # times what another client wants
+
 
 class Demand(NamedTuple):
     """places: of all calls of a client; least: of its smallest."""
@@ -26,7 +28,7 @@ class Shares:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.credit: dict[Hashable, int] = {}
+        self.credit: dict[Hashable, float] = {}
         self._seconds: dict[
             int, tuple[float, float]
         ] = {}  # of a pass at best and worst, by the bits of its number of places
@@ -50,15 +52,17 @@ class Shares:
             wide *= 2
         return wide
 
-    def grant(self, demands: Mapping[Hashable, Demand]) -> dict[Hashable, int]:
-        """Credit of every client that wants something, grown by a quantum until one of them can be served.
+    def grant(self, demands: Mapping[Hashable, Demand]) -> dict[Hashable, float]:
+        """Credit of every client that wants something, grown by a quantum until one of them can be served: by half of one for
+        who wants much more than another, or the other would take twice as long and wait for a pass besides.
 
         A client that wants nothing keeps no credit, and none gathers more than a pass or its smallest call.
         """
-        each = self.quantum(demands)
+        each, few = self.quantum(demands), min(demand.places for demand in demands.values())
         self.credit = {client: self.credit.get(client, 0) for client in demands}
         while True:
             for client, demand in demands.items():
-                self.credit[client] = min(self.credit[client] + each, max(self.most, demand.least))
+                grown = each / 2 if demand.places > MUCH * few else each
+                self.credit[client] = min(self.credit[client] + grown, max(self.most, demand.least))
             if any(self.credit[client] >= demand.least for client, demand in demands.items()):
                 return self.credit

@@ -23,7 +23,7 @@ def test_credit_is_fair_whatever_is_wanted(count):
                     credit[client] -= size
                     wanted[client] -= size
                     served[client] += size
-        assert max(served.values()) <= min(served.values()) * 1.1 + 200
+        assert max(served.values()) <= min(served.values()) * 2.2 + 200  # who wants much gets half
 
 
 def test_a_client_that_wants_nothing_keeps_no_credit():
@@ -80,7 +80,7 @@ def test_a_lone_request_is_done_in_its_turns_beside_many(decode):
         scheduler.tick()
     text = "".join(event.piece for event in one if isinstance(event, mz.Text))
     assert text == alone.text
-    assert given["many"] <= given["one"] + scheduler.chunk
+    assert given["many"] <= given["one"] + (scheduler.chunk if decode == "diffusion" else 2)
     assert many.left > 30
     many.cancel()
     scheduler.tick()
