@@ -8,7 +8,7 @@ export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
 
-.PHONY: help env base demo test test-web test-full check format clean bench-train picture golden
+.PHONY: help env base demo test test-web test-server test-full check format clean bench-train picture golden
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -34,6 +34,9 @@ test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromi
 	bash scripts/chromium.sh
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
 	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_apps.py tests/server/test_escape.py
+
+test-server: env ## the server: API, load, structured output; with MEZZOTINT_FULL=1 at full counts, with other people's clients
+	@bash scripts/test_server.sh
 
 test-full: base ## every test at its full counts, and the speed and memory bars
 	@MEZZOTINT_REQUIRE_BASE=1 MEZZOTINT_FULL=1 bash scripts/check.sh

@@ -1,9 +1,11 @@
 """Structured output, counted: are answers valid, what do they say, and which calls did their literals save?
 
     python benchmarks/structured.py --model tiny                       500 outputs on 50 schemas, every way of decoding in turn
-    python benchmarks/structured.py --model default --extraction 100   values taken from sentences, diffusion beside AR
+    python benchmarks/structured.py --model default --compute int8 --extraction 100   and values taken from sentences, each way
+    python benchmarks/structured.py --decisions                        and 100 typed decisions (decisions.py)
 
 A validator of its own (`pip install jsonschema`) judges. given: tokens that only could stand there, which cost AR no call.
+Writes benchmarks/results/YYYY-MM-DD-structured-MODEL.md.
 """
 
 from __future__ import annotations
@@ -11,16 +13,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import decisions
 import jsonschema
+import report
 
 import mezzotint as mz
+from mezzotint.sampler.quality import QUALITY
 
 WAYS: dict[str, dict[str, Any]] = {
     "ar": {"decode": "ar"}, "verified": {"decode": "verified"}, "verified, self": {"decode": "verified", "draft": "self"},
-    "diffusion": {"decode": "diffusion"},
+    "diffusion": {"decode": "diffusion"}, "diffusion, fast": {"decode": "diffusion", "policy": QUALITY["fast"]()},
 }  # fmt: skip
 NAMES = ("Ada", "Bruno", "Chloe", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 CITIES = ("Paris", "Oslo", "Lagos", "Lima", "Kyoto", "Cairo", "Boston", "Delhi", "Rome", "Quito")
@@ -116,11 +123,11 @@ HEAD = """| way | valid | values right | empty strings | tokens | calls | given 
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def validity(engine: mz.Engine, outputs: int, temperature: float) -> dict[str, Count]:
-    counts = {way: Count() for way in WAYS}
+def validity(engine: mz.Engine, outputs: int, temperature: float, ways: Sequence[str]) -> dict[str, Count]:
+    counts = {way: Count() for way in ways}
     listed = schemas()
     for number in range(outputs):
-        schema, way = listed[number % len(listed)], list(WAYS)[(number + number // len(listed)) % len(WAYS)]
+        schema, way = listed[number % len(listed)], ways[(number + number // len(listed)) % len(ways)]
         prompt = f"Mia has a cat. As JSON, example {number}:"
         began = time.perf_counter()
         (reply,) = engine.generate(mz.Request(
@@ -128,14 +135,26 @@ def validity(engine: mz.Engine, outputs: int, temperature: float) -> dict[str, C
             format=mz.JsonSchema(schema), **WAYS[way],
         ))  # fmt: skip
         counts[way].add(reply, schema, time.perf_counter() - began)
+        told(number, outputs, counts)
     return counts
 
 
-def extraction(engine: mz.Engine, prompts: int) -> dict[str, Count]:
+def told(number: int, count: int, counts: dict[str, Count]) -> None:
+    if number % 10 == 9:
+        print(
+            f"{number + 1} of {count}",
+            *(count.row(way) for way, count in counts.items()),
+            sep="\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def extraction(engine: mz.Engine, prompts: int, ways: Sequence[str]) -> dict[str, Count]:
     schema = obj(
         name={"type": "string"}, age={"type": "integer", "minimum": 0, "maximum": 150}, city={"type": "string"}
     )
-    counts = {way: Count() for way in WAYS}
+    counts = {way: Count() for way in ways}
     for number in range(prompts):
         true = {
             "name": NAMES[number % 10],
@@ -144,14 +163,15 @@ def extraction(engine: mz.Engine, prompts: int) -> dict[str, Count]:
         }
         said = SENTENCES[number % len(SENTENCES)].format(**true)
         prompt = f"Give the name, the age and the city as JSON.\n{said}"
-        for way, settings in WAYS.items():
+        for way in ways:
             began = time.perf_counter()
             (reply,) = engine.generate(mz.Request(
-                prompt, raw=engine.tokenizer.chat_template is None, max_tokens=64, format=mz.JsonSchema(schema), **settings
+                prompt, raw=engine.tokenizer.chat_template is None, max_tokens=64, format=mz.JsonSchema(schema), **WAYS[way]
             ))  # fmt: skip
             value = counts[way].add(reply, schema, time.perf_counter() - began)
             counts[way].values += len(true)
             counts[way].right += sum(value is not None and value[key] == true[key] for key in true)
+        told(number, prompts, counts)
     return counts
 
 
@@ -159,21 +179,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--adapter", default=None)
+    parser.add_argument("--compute", default="auto", choices=("auto", "float32", "int8"))
+    parser.add_argument(
+        "--ways", nargs="+", default=[way for way in WAYS if way != "diffusion, fast"], choices=list(WAYS)
+    )
     parser.add_argument("--outputs", type=int, default=500, help="0: none")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--extraction", type=int, default=0, help="prompts whose values are compared")
+    parser.add_argument(
+        "--decisions", action="store_true", help="100 typed decisions, and how well calibrated they are"
+    )
+    parser.add_argument("--name", default=None, help="of the results' file, in place of structured-MODEL")
     asked = parser.parse_args()
-    engine = mz.Engine(mz.load(asked.model, asked.adapter))
+    ways = asked.ways
+    engine = mz.Engine(mz.load(asked.model, asked.adapter), compute=asked.compute)
+    lines: list[str] = []
     if asked.outputs:
-        print(
-            f"{asked.outputs} outputs on {len(schemas())} schemas, {asked.model}, temperature {asked.temperature:g}\n\n{HEAD}"
-        )
-        for way, count in validity(engine, asked.outputs, asked.temperature).items():
-            print(count.row(way))
+        lines += [f"{asked.outputs} outputs on {len(schemas())} schemas, temperature {asked.temperature:g}", "", HEAD]
+        lines += [count.row(way) for way, count in validity(engine, asked.outputs, asked.temperature, ways).items()]
     if asked.extraction:
-        print(f"\n{asked.extraction} extraction prompts, {asked.model}, temperature 0\n\n{HEAD}")
-        for way, count in extraction(engine, asked.extraction).items():
-            print(count.row(way))
+        lines += ["", f"{asked.extraction} extraction prompts, temperature 0", "", HEAD]
+        lines += [count.row(way) for way, count in extraction(engine, asked.extraction, ways).items()]
+    if asked.decisions:
+        lines += ["", *decisions.measured(engine)]
+    report.write(asked.name or f"structured-{asked.model}", f"Structured output, {asked.model}", lines)
 
 
 if __name__ == "__main__":

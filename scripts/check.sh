@@ -19,6 +19,10 @@ step $bin/mypy
 step $bin/lint-imports
 if [ "${MEZZOTINT_FULL:-}" = 1 ]; then
   step $bin/python -m pytest "$@" # alone: some of it is timed
+  step bash scripts/clients.sh
+  step "${MEZZOTINT_CLIENTS:-$HOME/.cache/mezzotint-clients}/python/bin/python" -m pytest \
+    -W ignore::pytest.PytestUnraisableExceptionWarning \
+    tests/server/test_clients.py tests/server/test_client_formats.py tests/server/test_contract.py
 else
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two workers with two threads each would wait for one another
   step $bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

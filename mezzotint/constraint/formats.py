@@ -116,6 +116,13 @@ def _json(value: Any) -> str:
 def _automaton(kind: str, source: str) -> Automaton:
     if len(source) > MAX_SCHEMA:
         raise ValueError(f"the {kind} has {len(source)} characters; at most {MAX_SCHEMA} are read")
+    try:
+        return _made(kind, source)
+    except RecursionError:
+        raise ValueError(f"the {kind} is nested too deeply") from None
+
+
+def _made(kind: str, source: str) -> Automaton:
     if kind == "regex":
         return Automaton.of(pattern_node(source))
     if kind == "schema":

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 MAX_STATES = 4000  # of a byte automaton
 MAX_PARTS = 50_000  # states of the non-deterministic one
+MAX_WORK = 6_000_000  # of making a deterministic one: about a second
 LAST = 0x10FFFF
 Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, apart
 Ints = NDArray[np.int64]
@@ -282,11 +283,14 @@ class Automaton:
         start = nfa.state()
         end = node(nfa, start)
         first = nfa.closure([start])
-        number, order, rows = {first: 0}, [first], []
+        number, order, rows, work = {first: 0}, [first], [], 0
         for states in order:
             row = np.full(256, -1, np.int64)
             edges = [edge for state in states for edge in nfa.edges[state]]
             cuts = sorted({low for low, _, _ in edges} | {high + 1 for _, high, _ in edges})
+            work += 10 * len(states) + len(edges) * len(cuts)
+            if work > MAX_WORK:
+                raise TooLarge("it takes too long to be made an automaton of; lower its bounds")
             for low, above in pairwise(cuts):
                 targets = frozenset(target for a, b, target in edges if a <= low and above <= b + 1)
                 if not targets:

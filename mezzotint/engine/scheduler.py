@@ -1,7 +1,7 @@
 """Scheduler: many requests on one network, each at its own step.
 
     tick   admit       new rows begin as memory allows, first come first served; cancelled ones are gone
-           schedule    calls of the rows that have waited longest, up to a number of positions
+           schedule    calls of the rows that have waited longest, up to a number of positions, shared by clients (`shares.py`)
            step        one pass over them all, whatever they are: reading, denoising, verifying, committing
            emit        each row's own code takes its answer, sends its events out and asks for its next call
 
@@ -21,8 +21,8 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
@@ -34,6 +34,7 @@ from mezzotint.engine.engine import Engine
 from mezzotint.engine.memory import Memory
 from mezzotint.engine.request import Event, Request
 from mezzotint.engine.rows import Call, RowDenoiser
+from mezzotint.engine.shares import Demand, Shares
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.lanes import Network, Part, Ragged, Said
 
@@ -91,8 +92,10 @@ class Stream(Job[T]):
 class _Row:
     """One request in work, or one function that calls the network."""
 
-    def __init__(self, scheduler: Scheduler, job: Job[Any], work: Work[Any], number: int | None) -> None:
-        self.scheduler, self.job, self.work, self.number = scheduler, job, work, number
+    def __init__(
+        self, scheduler: Scheduler, job: Job[Any], work: Work[Any], number: int | None, client: Hashable = None
+    ) -> None:  # fmt: skip
+        self.scheduler, self.job, self.work, self.number, self.client = scheduler, job, work, number, client
         self.calls: list[Call] = []  # not answered yet
         self.hungry = 0  # positions of memory that it waits for
         self.denoiser = RowDenoiser(scheduler.network, self, scheduler.memory)
@@ -175,6 +178,7 @@ class Scheduler:
         self.memory = Memory(memory, self.network.segment, self.network.segment(1).bytes)
         self.rows: list[_Row] = []  # in work; the one that has waited longest first
         self.hungry: deque[_Row] = deque()
+        self.shares = Shares(positions)
         self.num_ticks = 0
         self._new: deque[_Row] = deque()
         self._changed = threading.Condition()
@@ -200,23 +204,31 @@ class Scheduler:
     def decoding(request: Request) -> Work[Event]:
         return lambda engine, report: engine.stream(request)
 
-    def add(self, job: Job[Any], works: Sequence[Work[Any]], numbered: bool = True) -> None:
-        """Raises ValueError for no work at all, RuntimeError once stopped."""
+    def add(self, job: Job[Any], works: Sequence[Work[Any]], numbered: bool = True, client: Hashable = None) -> None:
+        """client: whose work it is; each gets its share, and none but None more than three quarters of the rows.
+
+        Raises ValueError for no work at all, RuntimeError once stopped.
+        """
         if not works:
             raise ValueError("no requests were given; there must be at least one")
         job.left = len(works)
         with self._changed:
             if self._stopping:
                 raise RuntimeError("the scheduler has stopped")
-            self._new.extend(_Row(self, job, work, n if numbered else None) for n, work in enumerate(works))
+            self._new.extend(_Row(self, job, work, n if numbered else None, client) for n, work in enumerate(works))
             self._changed.notify()
 
     @property
     def num_waiting(self) -> int:
         """Jobs whose turn has not come."""
-        return len(
-            {id(row.job) for row in list(self._new) if row.job.started is None and not row.job.cancelled.is_set()}
-        )
+        return len({id(row.job) for row in self._lined_up()})
+
+    def num_waiting_of(self, client: Hashable) -> int:
+        """Those of one client."""
+        return len({id(row.job) for row in self._lined_up() if row.client == client})
+
+    def _lined_up(self) -> list[_Row]:
+        return [row for row in list(self._new) if row.job.started is None and not row.job.cancelled.is_set()]
 
     @property
     def num_running(self) -> int:
@@ -263,9 +275,12 @@ class Scheduler:
     def tick(self) -> None:
         """One step of everything: admit, schedule, step, emit."""
         self._admit()
+        began = time.perf_counter()
         parts = self._schedule()
         for row in self._step(parts):
             self._resume(row)
+        if parts:
+            self.shares.took(sum(len(part.tokens) for _, _, part in parts), time.perf_counter() - began)
         self.num_ticks += 1
 
     def _admit(self) -> None:
@@ -286,14 +301,27 @@ class Scheduler:
             self._resume(self.hungry.popleft())
 
     def _new_begin(self) -> None:
-        while self._new and (self._new[0].job.cancelled.is_set() or not self._full):
-            row = self._new.popleft()
+        while (row := self._next_new()) is not None:
+            self._new.remove(row)
             if row.job.cancelled.is_set():
                 self._ended(row, Cancelled())
                 continue
             row.job.started = row.job.started or time.monotonic()
             self.rows.append(row)
             self._resume(row)
+
+    def _next_new(self) -> _Row | None:
+        """The next row to begin: the first that has come of the client with fewest in work."""
+        firsts: dict[Hashable, _Row] = {}
+        for row in list(self._new):
+            if row.job.cancelled.is_set():
+                return row
+            firsts.setdefault(row.client, row)
+        if not firsts or self._full:
+            return None
+        held, most = Counter(row.client for row in self.rows), max(1, self.limit * 3 // 4)
+        allowed = [row for client, row in firsts.items() if client is None or held[client] < most]
+        return min(allowed, key=lambda row: held[row.client], default=None)
 
     @property
     def _full(self) -> bool:
@@ -302,14 +330,16 @@ class Scheduler:
     def _schedule(self) -> list[tuple[_Row, Call, Part]]:
         """What goes into the next pass; who was served goes to the end of the line."""
         parts: list[tuple[_Row, Call, Part]] = []
-        room = self.positions
+        room, credit = self.positions, self._credit()
         for row in list(self.rows):
             for call in row.calls:
-                most = max(1, min(self.chunk, room))
-                if call.over or (parts and call.size(most) > room):
+                most = max(1, min(self.chunk, room, int(credit.get(row.client, room))))
+                if call.over or (parts and call.size(most) > room) or call.size(most) > credit.get(row.client, 1 << 30):
                     continue
                 part = call.part(most)
                 room -= len(part.tokens)
+                if credit:
+                    credit[row.client] -= len(part.tokens)
                 parts.append((row, call, part))
             if any(served is row for served, _, _ in parts):
                 self.rows.remove(row)
@@ -317,6 +347,22 @@ class Scheduler:
             if room <= 0:
                 break
         return parts
+
+    def _credit(self) -> dict[Hashable, float]:
+        """Places that each client may have in the next pass; none are counted where there is but one."""
+        if len({row.client for row in self.rows if row.calls}) < 2:
+            return {}
+        sizes: dict[Hashable, list[tuple[int, int]]] = {}
+        for row in self.rows:
+            for call in row.calls:
+                if not call.over:
+                    sizes.setdefault(row.client, []).append((call.size(self.chunk), call.size(1)))
+        return self.shares.grant(
+            {
+                client: Demand(sum(whole for whole, _ in all_), min(least for _, least in all_))
+                for client, all_ in sizes.items()
+            }
+        )
 
     def _step(self, parts: list[tuple[_Row, Call, Part]]) -> list[_Row]:
         """One pass -> the rows whose calls have all been answered."""

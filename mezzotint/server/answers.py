@@ -97,9 +97,8 @@ class Answer:
                     continue
                 reason = None
                 if isinstance(item, Text):
-                    now = time.monotonic()
-                    self.metrics.committed(now - last, first)
-                    last, first = now, False
+                    self.metrics.committed(stream.at - last, first)
+                    last, first = stream.at, False
                     text, over = cutters[row].push(item.piece)
                 elif isinstance(item, Finished):
                     text, over = cutters[row].push("", last=True)

@@ -25,6 +25,7 @@ from mezzotint.server.errors import ApiError, of
 from mezzotint.server.logs import log, where
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.settings import LOOPBACK, Settings
+from mezzotint.server.worker import client
 
 OPEN = ("/health", "/ready", "/v1/health")  # asked by machines that have no key
 PAGE = ("/", "/playground", "/playground/")  # holds no secret, and asks its user for the key
@@ -88,24 +89,24 @@ class Guard:
         headers = Headers(scope=scope)
         if self._keys:
             path = scope["path"]
-            if (
-                path not in (*OPEN, *PAGE)
-                and not path.startswith(FILES)
-                and not self._known(headers.get("authorization") or _offered(scope))
-            ):
+            if path in (*OPEN, *PAGE) or path.startswith(FILES):
+                return
+            if not (number := self._known(headers.get("authorization") or _offered(scope))):
                 raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
+            if len(self._keys) > 1:
+                client.set(number)  # of this request's task; each key has its share of the engine
         else:
             if _host(f"//{headers.get('host', '')}") not in LOOPBACK:
                 raise ApiError(421, "this server answers to the names of its own machine alone", "unknown_host")
             if "origin" in headers and _host(headers["origin"]) not in LOOPBACK:
                 raise ApiError(403, "pages of other sites may not ask this server", "unknown_origin")
 
-    def _known(self, authorization: str) -> bool:
-        """Compared with every key to the end, so that time tells nothing."""
+    def _known(self, authorization: str) -> int:
+        """Which key it is, from 1; 0 for none. Compared with every key to the end, so that time tells nothing."""
         kind, _, key = authorization.partition(" ")
         given = _digest(key.strip().encode("latin-1", "replace"))
         found = [hmac.compare_digest(given, known) for known in self._keys]
-        return any(found) and kind.lower() == "bearer"
+        return found.index(True) + 1 if any(found) and kind.lower() == "bearer" else 0
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises ApiError for one that is too long or too slow."""

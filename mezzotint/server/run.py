@@ -25,6 +25,7 @@ from mezzotint.server.worker import Worker
 
 LAST = 2.0  # seconds for the errors to go out when the grace is over
 HEADERS = 1 << 16  # bytes of all headers together
+IDLE = 15  # seconds that an unused connection is kept: longer than clients keep theirs (httpx 5), or both would close at once
 
 
 class Server(uvicorn.Server):
@@ -66,7 +67,7 @@ def serving(load: Callable[[], Engine], settings: Settings, serves: Callable[[],
         build(worker, settings, preview), http=patient(settings.receive), ws="websockets-sansio", ws_max_size=settings.body_bytes,
         ws_per_message_deflate=False, lifespan="off", log_config=None,
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEADERS,
-        timeout_graceful_shutdown=round(settings.grace + LAST),
+        timeout_keep_alive=IDLE, timeout_graceful_shutdown=round(settings.grace + LAST),
     )  # fmt: skip
     server = Server(config, worker, settings.grace, serves, preview)
     worker.start()

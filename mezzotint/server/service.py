@@ -92,7 +92,7 @@ class Service:
 
     async def decode(self, request: Request, body: Sampling, answer: Answer, snapshots: bool = False) -> Response:
         """Queue the rows of an answer, and give it whole or as a stream."""
-        stream = self.queued(answer)
+        stream = self.queued(answer, patient=not (body.stream or snapshots or body.stop))
         if body.stream or snapshots:
             return self.streamed(request, body, answer, answer.pieces(stream, snapshots), stream)
         return JSONResponse(await self.whole(request, answer, stream))
@@ -101,8 +101,9 @@ class Service:
         """An order, made off the event loop: it tokenises."""
         return await asyncio.to_thread(make, self.engine_for(body), body, most)
 
-    def queued(self, answer: Answer) -> Stream[Any]:
-        return self.worker.generate(answer.order.requests, min(self.settings.deadline, answer.order.seconds))
+    def queued(self, answer: Answer, patient: bool = False) -> Stream[Any]:
+        """patient: nobody reads it before it is whole, nor does a stop string end it."""
+        return self.worker.generate(answer.order.requests, min(self.settings.deadline, answer.order.seconds), patient)
 
     async def whole(self, request: Request, answer: Answer, stream: Stream[Any]) -> dict[str, Any]:
         async with watched(request.receive, stream):

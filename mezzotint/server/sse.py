@@ -17,8 +17,13 @@ from starlette.types import Receive, Scope, Send
 from mezzotint.server.errors import of
 from mezzotint.server.worker import Cancelled, Stream
 
-STREAMED: dict[int | str, dict[str, Any]] = {  # what the OpenAPI file says of an answer that may be one
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
+STREAMED: dict[int | str, dict[str, Any]] = {  # what the OpenAPI file says of an answer that may be a stream of such
+    200: {"content": {"text/event-stream": {"schema": EVENT}}}
 }
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -14,7 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from mezzotint.engine.request import MOST_TOP
 from mezzotint.server.errors import bad
-from mezzotint.server.settings import LONGEST_STOP, MOST_BIASES, MOST_CHOICES, MOST_PROMPTS, MOST_STOPS
+from mezzotint.server.settings import (
+    LONGEST_STOP,
+    MOST_BIASES,
+    MOST_CHOICES,
+    MOST_FIELDS,
+    MOST_MESSAGES,
+    MOST_PROMPTS,
+    MOST_STOPS,
+)
 from mezzotint.server.tools import ResponseFormat, ToolChoice, Tools
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # field -> values that ask for nothing
@@ -96,6 +104,8 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _spelled(cls, body: Any) -> Any:
+        if isinstance(body, dict) and len(body) > MOST_FIELDS:
+            raise ValueError(f"it has {len(body)} fields; at most {MOST_FIELDS} are read")
         try:
             json.dumps(body if isinstance(body, dict) else {}, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -110,8 +120,9 @@ class Body(BaseModel):
 
     def refuse_unsupported(self) -> None:
         """Raises ApiError for a field that asks for what is not there."""
+        extra = self.extra
         for name, neutral in NEUTRAL.items():
-            if name in self.extra and self.extra[name] not in neutral:
+            if name in extra and extra[name] not in neutral:
                 told = " or ".join(map(repr, neutral))
                 raise bad(f"{name} is not supported; leave it out or give {told}", name, "unsupported_parameter")
 
@@ -162,7 +173,7 @@ class Sampling(Body):
 class Chat(Sampling):
     """diffusing: a stream of snapshots, each in place of the one before. response_format, tools, tool_choice: see `tools.py`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     diffusing: Annotated[bool, default(False)] = False
     response_format: ResponseFormat | None = None
@@ -199,7 +210,7 @@ class InstantEdit(Body):
     instruction: Annotated[str | None, Field(max_length=4096)] = None
     preset: str | None = None
     values: dict[str, str] = {}
-    locks: list[Span] = []
+    locks: Annotated[list[Span], Field(max_length=MOST_FIELDS, fail_fast=True)] = []
     lines: str | None = None
     only_doubtful: bool = False
     budget: Annotated[float | None, Field(ge=0, le=1)] = None

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from mezzotint.edit.ask import Report
@@ -22,19 +24,23 @@ from mezzotint.server.errors import ApiError, busy
 
 __all__ = ["Cancelled", "Stream", "Worker"]
 T = TypeVar("T")
+client: ContextVar[Hashable] = ContextVar("client", default=None)  # who asks, where there are several; the guard knows
 
 
 class Stream(Job[T], Generic[T]):
     """What a piece of work yields, read on the event loop that asked for it. `cancel` ends the work before its next step.
 
-    Reading raises Cancelled, the work's own error, or ApiError once the deadline is over.
+    Reading raises Cancelled, the work's own error, or ApiError once the deadline is over. at: `time.monotonic()` when the item
+    that was read last came out of the work. patient: nobody needs an item before the last; the loop is woken for that alone.
     """
 
-    def __init__(self, seconds: float, ended: Callable[[Stream[T]], None]) -> None:
+    def __init__(self, seconds: float, ended: Callable[[Stream[T]], None], patient: bool = False) -> None:
         super().__init__()
-        self._loop, self._ended = asyncio.get_running_loop(), ended
-        self._items: asyncio.Queue[T | Exception | End] = asyncio.Queue()
+        self._loop, self._ended, self._patient = asyncio.get_running_loop(), ended, patient
+        self._items: deque[tuple[float, T | Exception | End]] = deque()
+        self._some = asyncio.Event()
         self._seconds, self._deadline = seconds, self._loop.time() + seconds
+        self.at = self.queued
 
     @property
     def age(self) -> float:
@@ -50,13 +56,16 @@ class Stream(Job[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                item = await self._items.get()
-        except TimeoutError:
-            self.cancel()
-            message = f"the request took longer than the {self._seconds:g} s it may"
-            raise ApiError(504, message, "deadline_exceeded", headers={"x-should-retry": "false"}) from None
+        while not self._items or (self._patient and not self._some.is_set()):
+            self._some.clear()
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    await self._some.wait()
+            except TimeoutError:
+                self.cancel()
+                message = f"the request took longer than the {self._seconds:g} s it may"
+                raise ApiError(504, message, "deadline_exceeded", headers={"x-should-retry": "false"}) from None
+        self.at, item = self._items.popleft()
         if isinstance(item, End):
             raise StopAsyncIteration
         if isinstance(item, Exception):
@@ -71,10 +80,13 @@ class Stream(Job[T], Generic[T]):
 
     def put(self, item: T | Exception | End) -> None:
         """From any thread."""
-        if isinstance(item, (Exception, End)):
+        last = isinstance(item, (Exception, End))
+        if last:
             self._ended(self)
-        with suppress(RuntimeError):  # the loop has closed: nobody reads
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        self._items.append((time.monotonic(), item))
+        if last or not self._patient:
+            with suppress(RuntimeError):  # the loop has closed: nobody reads
+                self._loop.call_soon_threadsafe(self._some.set)
 
 
 class Worker:
@@ -119,9 +131,9 @@ class Worker:
             raise busy(503, "the model is not loaded yet", "model_not_ready", 5)
         return self.engine
 
-    def generate(self, requests: Sequence[Request], seconds: float) -> Stream[Event]:
-        """Decode requests, each event with the row it is of. Raises ApiError when the queue is full."""
-        return self._submit([Scheduler.decoding(request) for request in requests], seconds)
+    def generate(self, requests: Sequence[Request], seconds: float, patient: bool = False) -> Stream[Event]:
+        """Decode requests, each event with the row it is of. patient: see `Stream`. Raises ApiError when the queue is full."""
+        return self._submit([Scheduler.decoding(request) for request in requests], seconds, patient=patient)
 
     def call(self, function: Callable[[Engine, Report], T], seconds: float) -> Stream[T]:
         """Anything else: a stream of its one result. The function calls its `Report` between steps. Raises as above."""
@@ -131,15 +143,20 @@ class Worker:
         """All that a function yields. It calls its `Report` between steps. Raises as above."""
         return self._submit([function], seconds, numbered=False)
 
-    def _submit(self, works: Sequence[Work[T]], seconds: float, numbered: bool = True) -> Stream[T]:
+    def _submit(
+        self, works: Sequence[Work[T]], seconds: float, numbered: bool = True, patient: bool = False
+    ) -> Stream[T]:
         self.ready()
         assert self.scheduler is not None
-        if self.num_waiting >= self._limit:
-            message = f"{self._limit} requests are waiting, which is the most; try again later"
-            raise busy(429, message, "queue_full", self._mean * self._limit)
-        stream: Stream[T] = Stream(seconds, self._over)
+        asks, whose, most, count = client.get(), "", self._limit, self.num_waiting
+        if asks is not None and count < most:  # the last quarter of the queue is for the other clients
+            whose, most, count = " of this key", max(1, most * 3 // 4), self.scheduler.num_waiting_of(asks)
+        if count >= most:
+            message = f"{most} requests{whose} are waiting, which is the most; try again later"
+            raise busy(429, message, "queue_full", self._mean * most)
+        stream: Stream[T] = Stream(seconds, self._over, patient)
         self._live.add(stream)
-        self.scheduler.add(stream, works, numbered)
+        self.scheduler.add(stream, works, numbered, asks)
         return stream
 
     def _over(self, stream: Stream[Any]) -> None:

@@ -16,7 +16,10 @@ if not LACKING:
 
     @pytest.fixture(scope="session")
     def engine():
-        return live.Held(mz.Engine(mz.load("tiny")))
+        """MEZZOTINT_TEST_MODEL names another checkpoint for the clients' tests, MEZZOTINT_TEST_COMPUTE how it computes. It is
+        served as "tiny" all the same."""
+        checkpoint = mz.load(os.environ.get("MEZZOTINT_TEST_MODEL", "tiny"))
+        return live.Held(mz.Engine(checkpoint, compute=os.environ.get("MEZZOTINT_TEST_COMPUTE", "auto")))
 
     @pytest.fixture(scope="session")
     def base(engine):

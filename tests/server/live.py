@@ -15,12 +15,13 @@ from mezzotint.server.settings import Settings
 
 
 class Held(mz.Engine):
-    """An engine that makes a step only while `go` is set."""
+    """An engine that makes a step only while `go` is set, and that keeps what it was asked: `asked`."""
 
     def __init__(self, engine):
         self.__dict__.update(engine.__dict__)
         self.go, self.pause = threading.Event(), 0.0
         self.counts = {"steps": 0, "closed": 0}  # shared with the copy that each row has
+        self.asked = []
         self.go.set()
 
     @property
@@ -32,6 +33,7 @@ class Held(mz.Engine):
         return self.counts["closed"]
 
     def stream(self, requests):
+        self.asked.append(requests)
         try:
             for event in super().stream(requests):
                 self.go.wait(20)

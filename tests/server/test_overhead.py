@@ -1,0 +1,38 @@
+"""What the server costs: one request at a time, over the bare engine's time for the same text. A bar at full counts alone."""
+
+import os
+import time
+
+import httpx
+import live
+import pytest
+
+import mezzotint as mz
+
+PAIRS, SECONDS = 40, 20.0  # at most
+MODEL = os.environ.get("MEZZOTINT_TEST_MODEL", "tiny")
+
+
+@pytest.mark.skipif(os.environ.get("MEZZOTINT_FULL") != "1", reason="a bar of time; full counts only")
+@pytest.mark.parametrize("decode", ["ar", "verified", "diffusion"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_server_costs_three_per_cent_or_five_milliseconds(decode, stream):
+    """The best of many pairs, one after the other: what else runs on the machine only ever adds."""
+    engine = mz.Engine(mz.load(MODEL))
+    body = {"prompt": "Mia has", "max_tokens": 64, "decode": decode, "seed": 1, "stream": stream}
+    request = mz.Request("Mia has", raw=True, max_tokens=64, decode=decode, seed=1)
+    bare, served, end = [], [], time.monotonic() + SECONDS
+    with live.running(engine) as (base, _), httpx.Client(base_url=base, timeout=60) as client:
+        while len(bare) < 3 or (len(bare) < PAIRS and time.monotonic() < end):
+            began = time.perf_counter()
+            text = engine.generate(request)[0].text
+            bare.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            answer = client.post("/v1/completions", json=body)
+            served.append(time.perf_counter() - began)
+            assert answer.status_code == 200 and (stream or answer.json()["choices"][0]["text"] == text)
+    best, whole = min(bare), min(served)
+    print(
+        f"\n{decode}, stream {stream}: {best * 1000:.1f} ms bare, {whole * 1000:.1f} ms served, {(whole - best) * 1000:+.1f} ms"
+    )
+    assert whole - best <= max(0.03 * best, 0.005)
