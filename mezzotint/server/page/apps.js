@@ -107,6 +107,7 @@ export function Apps({ info, calm, shown, openTrace }) {
     setProblem("");
     setMade(null);
     const answer = await answered(prompt);
+    if (!answer.text.trim() && !answer.error && !answer.stopped) setProblem(`${writer} ended at once and wrote nothing. Another seed or wording may do.`);
     if (!answer.text.trim()) return;
     put(whole(answer.text), { who: "model", name: writer });
     show(whole(answer.text));
