@@ -33,7 +33,8 @@ test: base ## every test, each suite at a twentieth of its counts
 test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromium, installed if it is missing, if left out)
 	bash scripts/chromium.sh
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
-	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_apps.py tests/server/test_escape.py
+	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_panels.py \
+		tests/server/test_apps.py tests/server/test_escape.py tests/server/test_mishaps.py tests/server/test_pace.py tests/server/test_demo.py
 
 test-full: base ## every test at its full counts, and the speed and memory bars
 	@MEZZOTINT_REQUIRE_BASE=1 MEZZOTINT_FULL=1 bash scripts/check.sh

@@ -99,8 +99,6 @@ def add(app: FastAPI, service: Service) -> None:
         service.engine_for(body)
         live = body.live(service.settings.max_tokens)
         engine = service.worker.ready()
-        for hypothesis in body.hypotheses:
-            fits(engine, hypothesis, "hypotheses")
         Writer(engine)
         id, notes = f"translation-{uuid.uuid4().hex}", [*_notes(engine), *ignored(body)]
 

@@ -158,6 +158,7 @@ def test_apps(panels):
     assert panels.code() == (page.evaluate(page_of, trace["text"]) if panels.chat else lead + trace["text"]), prompt
     assert [one for one in panels.seen() if one != lead + trace["text"]], prompt
     panels.clean()
+    page.click("text=How the model writes")
     page.click("role=group[name='Examples'] >> button:has-text('Planet Tac Toe')")
     page.click("text=Open the shipped draft")
     frame = page.frame_locator("iframe.frame:not(.coming)")
