@@ -26,6 +26,7 @@ export function Trace({ info, trace: wanted, shown, calm }) {
 
   const show = (made) => {
     set(made);
+    setBeside((old) => (old?.id && old.id === made.id ? null : old));
     setSeen((old) => [made, ...old.filter((one) => !made.id || one.id !== made.id)].slice(0, 8));
     setAt(0);
     setPicked(null);
@@ -73,8 +74,8 @@ export function Trace({ info, trace: wanted, shown, calm }) {
       <label for="trace-file">A trace file</label> <input id="trace-file" ref=${file} type="file" accept=".jsonl" onChange=${open} /><${Problem} text=${problem} /></section>`;
   }
   return html`<div class="two"><section class="stack" aria-label="Trace">
-    <div class="card"><div class="strip" data-testid="strip"><span class="note">${trace.text.slice(0, frame.text)}</span><${Cells} cells=${frame.cells} from=${frame.at} pick=${pick} picked=${picked} /></div></div>
-    ${beside && html`<${Compare} a=${trace} b=${beside} at=${at} />`}
+    ${beside ? html`<${Compare} a=${trace} b=${beside} at=${at} pick=${pick} picked=${picked} />`
+      : html`<div class="card"><div class="strip" data-testid="strip"><span class="note">${trace.text.slice(0, frame.text)}</span><${Cells} cells=${frame.cells} from=${frame.at} pick=${pick} picked=${picked} /></div></div>`}
     <label for="scrub">Step ${at + 1} of ${last + 1}: ${frame.kind}, ${frame.seconds.toFixed(2)} s</label>
     <input id="scrub" type="range" min="0" max=${last} value=${at} onInput=${(event) => { setPlaying(false); setPicked(null); setAt(Number(event.target.value)); }} />
     <div class="row"><button type="button" class="main" id="play" onClick=${() => { if (at >= last) setAt(0); setPicked(null); setPlaying(!playing); }}>${playing ? "Pause" : "Play"}</button>
