@@ -34,7 +34,7 @@ def test_a_new_user_has_an_edited_text_within_a_minute(browser, full):
         address = re.search(r"http://127\.0\.0\.1:\d+/playground/", process.stdout.readline()).group()
         context = browser.new_context()
         page = context.new_page()
-        page.goto(address)  # at once: the page says that the model is being loaded
+        page.goto(address, timeout=60_000)  # at once, before anything is loaded
         page.click("role=tab[name='Instant Edit']", timeout=60_000)
         before = page.text_content(".cm-content")
         page.click("button:has-text('Edit Ctrl')")
