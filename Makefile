@@ -33,7 +33,8 @@ test: base ## every test, each suite at a twentieth of its counts
 test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromium, installed if it is missing, if left out)
 	bash scripts/chromium.sh
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
-	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_apps.py tests/server/test_escape.py
+	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_panels.py \
+		tests/server/test_apps.py tests/server/test_escape.py tests/server/test_mishaps.py tests/server/test_pace.py tests/server/test_demo.py
 
 test-server: env ## the server: API, load, structured output; with MEZZOTINT_FULL=1 at full counts, with other people's clients
 	@bash scripts/test_server.sh

@@ -52,6 +52,12 @@ AnyModel = Annotated[
 AdapterFolder = Annotated[
     str | None, typer.Option("--adapter", help="A folder that `mezzotint adapt`, finetune or peft has written.")
 ]
+Remotes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--remote", "--rival", help="openai:NAME or mercury:NAME, that the playground may ask too; repeatable."
+    ),
+]
 Compute = Annotated[
     str,
     typer.Option(
@@ -719,9 +725,7 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 64,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
-    rival: Annotated[
-        list[str] | None, typer.Option(help="openai:NAME or mercury:NAME, for the playground's race; repeatable.")
-    ] = None,
+    remote: Remotes = None,
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -732,7 +736,7 @@ def serve(
     from mezzotint.engine.remote import Remote
     from mezzotint.server.settings import Settings
 
-    for one in rival or []:
+    for one in remote or []:
         Remote.of(one)
     if api_keys == "-":
         raise BadInput(
@@ -751,7 +755,7 @@ def serve(
         queue=queue,
         max_tokens=max_tokens,
         deadline=deadline,
-        rivals=tuple(rival or ()),
+        remotes=tuple(remote or ()),
     )
 
     _serve(settings, model, adapter)
@@ -764,17 +768,21 @@ def demo(
     adapter: AdapterFolder = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    remote: Remotes = None,
 ) -> None:
     """The playground, on a free port of this machine, in the browser. Ctrl-C ends it.
 
     The model `tiny` comes with the package; nothing is fetched. Requests are not logged.
     """
     _must_serve()
+    from mezzotint.engine.remote import Remote
     from mezzotint.server import logs
     from mezzotint.server.settings import Settings
 
+    for one in remote or []:
+        Remote.of(one)
     logs.muted |= {"request", "listening", "server_started", "shutting_down"}
-    settings = Settings(port=port, name=Path(model).name.removesuffix(".gguf"))
+    settings = Settings(port=port, name=Path(model).name.removesuffix(".gguf"), remotes=tuple(remote or ()))
     _serve(settings, model, adapter, lambda url: _show(url.removesuffix("/v1"), open_browser))
 
 

@@ -21,4 +21,5 @@ echo
 echo "== edit: $INSTRUCTION"
 printf '%s\n' "$TEXT" | $mezzotint edit - -i "$INSTRUCTION" --diff --summary
 echo
+echo "the same in your browser, with every step to see: $mezzotint demo"
 echo "demo took $((SECONDS - began)) s"

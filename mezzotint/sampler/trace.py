@@ -97,15 +97,18 @@ class Trace:
             yield frame, done + frame.tokens, [ACCEPTED] * len(done) + frame.status
             done = done + frame.tokens[: frame.committed]
 
+    def lines(self) -> str:
+        """As JSON lines: what `save` writes and `parse` reads."""
+        records = [{"mezzotint_trace": VERSION, **self.header}, *(asdict(frame) for frame in self.frames)]
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON lines, atomically: an interrupted save leaves what was there before."""
         path = Path(path)
-        lines = [json.dumps({"mezzotint_trace": VERSION, **self.header}, ensure_ascii=False)]
-        lines += [json.dumps(asdict(frame), ensure_ascii=False) for frame in self.frames]
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+                file.write(self.lines())
             os.replace(part, path)
         except BaseException:
             Path(part).unlink(missing_ok=True)
@@ -115,10 +118,14 @@ class Trace:
     def load(cls, path: str | Path) -> Trace:
         """Read a saved trace. Raises ValueError naming the line that is not a trace's."""
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            return cls.parse(Path(path).read_text(encoding="utf-8"), str(path))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not a trace: byte {error.start} is not UTF-8 text") from None
-        trace = cls()
+
+    @classmethod
+    def parse(cls, text: str, name: str = "the text") -> Trace:
+        """A saved trace's lines. name: what errors call them. Raises as `load`."""
+        trace, lines = cls(), text.splitlines()
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
@@ -131,9 +138,9 @@ class Trace:
                     _check(frame)
                     trace.add(frame)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ValueError(f"{path}, line {number} is not a trace's: {error}") from None
+                raise ValueError(f"{name}, line {number} is not a trace's: {error}") from None
         if not lines:
-            raise ValueError(f"{path} is empty; a trace has a header line and one line a call")
+            raise ValueError(f"{name} is empty; a trace has a header line and one line a call")
         return trace
 
 

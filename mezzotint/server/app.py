@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, playground, responses, rivals, tokens, translate
+from mezzotint.server import codes, decisions, fim, playground, remotes, responses, tokens, translate
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
@@ -54,7 +54,7 @@ def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     )  # fmt: skip
     _errors(app, service.metrics)
     _text_routes(app, service)
-    for part in (fim, codes, responses, decisions, tokens, translate, rivals):
+    for part in (fim, codes, responses, decisions, tokens, translate, remotes):
         part.add(app, service)
     _other_routes(app, service)
     playground.add(app, service, preview)

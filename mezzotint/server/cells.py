@@ -10,11 +10,8 @@ guess        noise that looks like text, or what    overwritten  accepted, then 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ from mezzotint.edit.infill import split_holes
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Request
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, OPEN
-from mezzotint.sampler.trace import VERSION, Frame, Trace
+from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.sampler.verify import pad
 
 HOLE = 4  # tokens of a hole whose length is not given
@@ -74,21 +71,9 @@ def counts(trace: Trace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(trace: Trace) -> str:
-    """As `Trace.save` writes it."""
-    told = [{"mezzotint_trace": VERSION, **trace.header}, *(asdict(frame) for frame in trace.frames)]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
-
-
 def parsed(engine: Engine, text: str) -> Trace:
     """A saved trace. Raises ValueError for what is none, and for one of a model with other tokens."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "the file")
-        path.write_text(text, encoding="utf-8")
-        try:
-            trace = Trace.load(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(f"{path}", "the file")) from None
+    trace = Trace.parse(text, "the file")
     most = max((token for frame in trace.frames for token in frame.tokens), default=0)
     if most >= engine.tokenizer.vocab_size:
         raise ValueError(f"the file holds token {most}, but {engine.checkpoint.name} has {engine.tokenizer.vocab_size}")
@@ -105,11 +90,13 @@ def _before(trace: Trace, number: int) -> tuple[list[int], Frame]:
     return done, trace.frames[number]
 
 
-def branch(engine: Engine, request: Request, trace: Trace, number: int, seed: int, typed: Mapping[int, str]) -> Request:
+def branch(
+    engine: Engine, request: Request, trace: Trace, number: int, seed: int, typed: Mapping[int, str], told: str = ""
+) -> Request:  # fmt: skip
     """The request that goes on from a frame: what had been decided is locked, and so is what a user typed.
 
-    typed: {offset in answer tokens: text}; where that is empty the token is decided again. Raises ValueError for an unknown
-    frame.
+    typed: {offset in answer tokens: text}; where that is empty the token is decided again. told: what is asked from here on, in
+    place of the last message, or of the text that was continued. Raises ValueError for an unknown frame.
     """
     done, frame = _before(trace, number)
     decided = {offset: (token,) for offset, token in enumerate(done) if token not in engine.stop_ids}
@@ -119,7 +106,11 @@ def branch(engine: Engine, request: Request, trace: Trace, number: int, seed: in
     written = {offset: engine.tokenizer.encode(text) for offset, text in typed.items()}
     over = {offset + n for offset, ids in written.items() for n in range(len(ids) or 1)}
     kept = {offset: ids for offset, ids in decided.items() if offset not in over}
-    return replace(request, seed=seed, locks={**kept, **{offset: ids for offset, ids in written.items() if ids}})
+    prompt = request.prompt
+    if told.strip():
+        prompt = told if isinstance(prompt, str) else [*prompt[:-1], {**prompt[-1], "content": told}]
+    locks = {**kept, **{offset: ids for offset, ids in written.items() if ids}}
+    return replace(request, prompt=prompt, seed=seed, locks=locks)
 
 
 def holes(engine: Engine, text: str) -> tuple[str, dict[int, tuple[int, ...]], int]:

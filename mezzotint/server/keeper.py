@@ -142,7 +142,7 @@ def _refuse(link: socket.socket) -> None:
     body = json.dumps(error.to_json()).encode()
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"retry-after: {error.headers['Retry-After']}\r\nconnection: close\r\n\r\n"
+        f"retry-after: {error.headers['Retry-After']}\r\nrefresh: 1\r\nconnection: close\r\n\r\n"  # browsers ask again
     )
     with link, suppress(OSError):
         link.settimeout(2)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,22 +24,21 @@ from mezzotint.edit.doubt import doubt
 from mezzotint.edit.presets import presets
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Text
-from mezzotint.engine.request import Request as Asked
 from mezzotint.sampler.decoding import POLICIES
 from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
 from mezzotint.sampler.trace import Frame, Trace
 from mezzotint.server import cells, pages
-from mezzotint.server.errors import ApiError, bad
-from mezzotint.server.orders import Order, chat_order, completion_order, seed_of
+from mezzotint.server.errors import bad
+from mezzotint.server.orders import Order, chat_order, completion_order, fits, seed_of
 from mezzotint.server.preview import Preview
 from mezzotint.server.service import Service
 from mezzotint.server.sse import EventStream
+from mezzotint.server.traces import Kept
 from mezzotint.server.wire import Body, Chat, Completion, Message
 from mezzotint.server.worker import Stream
 
 PACE = 0.05  # seconds between two pictures of a canvas; what is older than the newest is not sent
-KEPT = 64  # answers whose calls are remembered
 NEVER = -100.0  # nats
 LONGEST = 1 << 20  # characters of a page, and of a text in doubt
 
@@ -53,9 +51,13 @@ class Typed(Body):
 
 
 class Branch(Body):
-    """From frame `frame` of a trace: what was decided stays, except where something was typed."""
+    """From frame `frame` of a trace: what was decided stays, except where something was typed.
+
+    instruction: in place of the last message, or of the text that is continued.
+    """
 
     trace: str
+    instruction: Annotated[str, Field(max_length=LONGEST)] = ""
     frame: Annotated[int, Field(ge=0)]
     typed: Annotated[list[Typed], Field(default_factory=list, max_length=256)]
 
@@ -91,36 +93,10 @@ class Opened(Body):
     lines: Annotated[str, Field(min_length=1)]
 
 
-@dataclass
-class Kept:
-    request: Asked
-    trace: Trace = field(default_factory=Trace)
-
-
-class Films:
-    """The latest answers, call by call. Ids cannot be guessed."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-
-    def begin(self, kept: Kept) -> str:
-        id = f"run-{uuid.uuid4().hex}"
-        self._kept[id] = kept
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return id
-
-    def get(self, id: str) -> Kept:
-        if id not in self._kept:
-            raise ApiError(404, "this answer's steps are not kept any more; run it again", "trace_not_found")
-        return self._kept[id]
-
-
 def add(app: FastAPI, service: Service, preview: Preview) -> None:
     """The playground's routes."""
-    films = Films()
     _page(app, preview)
-    _looking(app, service, films)
+    _looking(app, service)
 
     @app.get("/playground/info", include_in_schema=False)
     async def info(request: Request) -> dict[str, Any]:
@@ -137,22 +113,20 @@ def add(app: FastAPI, service: Service, preview: Preview) -> None:
                 for p in named.values()
             ],
             "preview": preview.origin(request.headers.get("host", "")), "most": service.settings.max_tokens,
-            "rivals": list(service.settings.rivals),
+            "remotes": list(service.settings.remotes),
         }  # fmt: skip
 
     @app.post("/playground/run", include_in_schema=False)
     async def run(body: Run, request: Request) -> Response:
         engine = service.engine_for(body)
         if body.branch is not None:
-            given = films.get(body.branch.trace)
-            typed = {place.at: place.text for place in body.branch.typed}
-            asked = cells.branch(engine, given.request, given.trace, body.branch.frame, seed_of(body.seed), typed)
-            order = Order([asked], len(engine.prompt_ids(asked)), asked.seed)
+            order = await asyncio.to_thread(_branched, service, body.branch, seed_of(body.seed))
         else:
             order = await asyncio.to_thread(_order, service, body)
-        kept = Kept(order.requests[0])
-        kept.trace.header = engine.header(kept.request)
-        id = films.begin(kept)
+        asked = order.requests[0]
+        kept = Kept([Trace(engine.header(asked))], asked)
+        id = f"run-{uuid.uuid4().hex}"
+        service.traces.keep(id, kept)
         stream = service.worker.generate(order.requests[:1], service.settings.deadline)
         request.state.log["read"] = order.num_read
 
@@ -180,6 +154,21 @@ def _order(service: Service, body: Run) -> Order:
     if not body.messages:
         raise bad("there is nothing to answer; give messages or a prompt", "messages")
     return chat_order(engine, body, most)
+
+
+def _branched(service: Service, body: Branch, seed: int) -> Order:
+    """Raises ApiError, and ValueError for a frame that there is not."""
+    engine, given = service.worker.ready(), service.traces.get(body.trace)
+    if given.request is None:
+        raise bad("nothing can go on from an answer of the API; run its prompt in the playground", "branch")
+    typed = {place.at: place.text for place in body.typed}
+    asked = cells.branch(engine, given.request, given.trace, body.frame, seed, typed, body.instruction)
+    fits(engine, asked.prompt, "branch")
+    read = len(engine.prompt_ids(asked))
+    room = engine.denoiser.config.max_length - read
+    if room < 1:
+        raise bad(f"the instruction has {read} tokens; the context has {read + room}", "branch")
+    return Order([replace(asked, max_tokens=min(asked.max_tokens, room))], read, seed)
 
 
 def _filled(engine: Engine, canvas: str, told: dict[str, Any], most: int) -> Order:
@@ -212,6 +201,8 @@ async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncG
 
     task = asyncio.create_task(fill())
     try:
+        clock = asyncio.get_running_loop().time
+        due = clock()
         over, reason, calls, tokens, positions = False, "length", 0, 0, 0
         while not over:
             await fresh.wait()
@@ -238,27 +229,28 @@ async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncG
                     picture |= {"cells": shown, "kind": newest.kind, "frame": len(kept.trace.frames) - 1}
                     picture["seconds"] = newest.seconds
                 yield picture
+            now = clock()
+            due = max(due + PACE, now + 0.8 * PACE)  # a picture that was late does not put off the next
             if not over:
-                await asyncio.sleep(PACE)
+                await asyncio.sleep(due - now)
         service.metrics.succeeded([reason], stream.age, stream.waited)
         yield {"done": reason, "waited": round(stream.waited, 4), **cells.counts(kept.trace)}
     finally:
         task.cancel()
 
 
-def _looking(app: FastAPI, service: Service, films: Films) -> None:
+def _looking(app: FastAPI, service: Service) -> None:
     """What can be asked of an answer's steps, and of a text."""
 
     @app.get("/playground/traces/{id}", include_in_schema=False)
     async def trace(id: str) -> dict[str, Any]:
-        engine, kept = service.worker.ready(), films.get(id)
+        engine, kept = service.worker.ready(), service.traces.get(id)
         return {"id": id, **await asyncio.to_thread(cells.view, engine, kept.trace)}
 
     @app.get("/playground/traces/{id}/file", include_in_schema=False)
     async def file(id: str) -> Response:
-        return PlainTextResponse(
-            await asyncio.to_thread(cells.lines, films.get(id).trace), media_type="application/jsonl"
-        )
+        lines = await asyncio.to_thread(service.traces.get(id).trace.lines)
+        return PlainTextResponse(lines, media_type="application/jsonl")
 
     @app.post("/playground/traces/open", include_in_schema=False)
     async def opened(body: Opened) -> dict[str, Any]:
@@ -269,9 +261,12 @@ def _looking(app: FastAPI, service: Service, films: Films) -> None:
     @app.post("/playground/alternatives", include_in_schema=False)
     async def alternatives(body: Cell, request: Request) -> dict[str, Any]:
         service.engine_for(body)
-        kept = films.get(body.trace)
+        kept = service.traces.get(body.trace)
+        asked = kept.request
+        if asked is None:
+            raise bad("nothing can be asked of an answer of the API; run its prompt in the playground", "trace")
         work = service.worker.call(
-            lambda engine, report: cells.alternatives(engine, kept.request, kept.trace, body.frame, body.cell),
+            lambda engine, report: cells.alternatives(engine, asked, kept.trace, body.frame, body.cell),
             service.settings.deadline,
         )
         return {"alternatives": await service.first(request, work)}

@@ -20,7 +20,7 @@ from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order, seed_of, suffix_order
 from mezzotint.server.settings import Settings
 from mezzotint.server.sse import EventStream, watched
-from mezzotint.server.traces import Traces
+from mezzotint.server.traces import Kept, Traces
 from mezzotint.server.wire import Body, Completion, Sampling
 from mezzotint.server.worker import Cancelled, Stream, Worker
 
@@ -115,7 +115,7 @@ class Service:
         """What is kept of an answer: its costs in the log, its trace if that was asked for."""
         request.state.log |= answer.counts()
         if answer.traces:
-            self.traces.keep(answer.id, answer.traces)
+            self.traces.keep(answer.id, Kept(answer.traces))
 
     async def fill(self, request: Request, body: Completion) -> Response:
         """A completion that ends where its suffix begins."""
@@ -139,7 +139,7 @@ class Service:
         answer.tokens, answer.calls, answer.positions = hole.length, result.num_calls, result.trace.num_positions
         answer.reasons[0] = "stop"
         if body.trace:
-            self.traces.keep(answer.id, [result.trace])
+            self.traces.keep(answer.id, Kept([result.trace]))
         self.metrics.worked(answer.order.num_read, answer.tokens, answer.calls, answer.positions)
         return answer, text, stream
 

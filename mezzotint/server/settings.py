@@ -25,7 +25,7 @@ LONGEST_HOLE = 64  # tokens between a prompt and its suffix
 class Settings:
     """name: of the model, for clients. preview_port: of the playground's previews, 0 any. queue: requests that may wait.
     max_tokens: longest answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive,
-    patience with a slow reader. rivals: remote models that the race panel may ask. Raises ValueError for values out of
+    patience with a slow reader. remotes: models elsewhere that the playground may ask. Raises ValueError for values out of
     range, and for an open address without a key.
     """
 
@@ -41,7 +41,7 @@ class Settings:
     receive: float = 10.0
     patience: float = 30.0
     preview_port: int = 0
-    rivals: tuple[str, ...] = ()
+    remotes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("port", "preview_port"):

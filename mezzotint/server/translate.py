@@ -28,6 +28,7 @@ from mezzotint.engine.engine import Engine
 from mezzotint.live.translate import Live, Translator, Update, Writer
 from mezzotint.server.errors import ApiError, bad, busy, of
 from mezzotint.server.logs import where
+from mezzotint.server.orders import fits
 from mezzotint.server.service import Service, ignored
 from mezzotint.server.sse import STREAMED, EventStream
 from mezzotint.server.wire import Body, param
@@ -248,6 +249,7 @@ class _Talk:
         notes: list[str] = []
         try:
             engine = service.engine_for(said)
+            fits(engine, said.source, "source")
             if self.translator is None or self.translator.ended:
                 self.translator = Translator(Writer(engine), said.live(service.settings.max_tokens))
                 notes = [*_notes(engine), *ignored(said)]

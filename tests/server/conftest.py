@@ -35,8 +35,9 @@ FLAGS = (  # the devices are Chromium's own: a moving picture and a beeping micr
 UNSAFE = ["--disable-web-security", "--disable-site-isolation-trials"]  # playwright's own: security stays on
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """A browser for a module: while it is driven an event loop runs in this thread, which other modules could not have."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}")

@@ -87,12 +87,15 @@ def held(browser, engine):
         context.add_cookies([{"name": "secret", "value": "1", "url": base}])
         page = context.new_page()
         told = {"dialogs": 0, "downloads": 0}
+        erred = []
+        page.on("pageerror", lambda error: erred.append(str(error)) if f"{base}/" in (error.stack or "") else None)
         page.on("dialog", lambda dialog: (told.update(dialogs=1), dialog.dismiss()))
         page.on("download", lambda _: told.update(downloads=1))
         page.goto(f"{base}/playground/#Apps")
         page.wait_for_selector("#app-prompt")
         page.evaluate("localStorage.secret = sessionStorage.secret = '1'")
         yield page, base, sink, recorder, told
+        assert not erred, "what a page did reached the playground's own code"
         context.close()
 
 
@@ -137,7 +140,17 @@ def test_none_gets_out(held, devices, count, full):
         }
         if any(wrong.values()):
             escaped.append((name, {what: found for what, found in wrong.items() if found}))
+    print(f"{len(names)} hostile pages {'with' if devices else 'without'} devices, {len(escaped)} got out")
     assert not escaped
+
+
+def test_an_error_at_an_empty_line_marks_nothing_and_stops_nothing(held):
+    page, *_ = held
+    spoofed = 'parent.postMessage({ mezzotint: { kind: "error", text: "at nothing", line: 2 } }, "*")'
+    run(page, f"<!doctype html>\n\n<script>{spoofed}</script>\n")
+    page.wait_for_selector(".log li.error:has-text('line 2: at nothing')")
+    run(page, '<!doctype html>\n<script>console.log("the next page")</script>\n')
+    page.wait_for_selector(".log li:has-text('the next page')")
 
 
 def test_a_page_that_loops_for_ever_freezes_nothing(held):

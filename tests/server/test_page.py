@@ -132,7 +132,7 @@ def test_reduced_motion_shows_what_is_committed_and_nothing_that_moves(browser, 
 
 def test_a_race_against_a_remote_model(browser, base, engine, monkeypatch):
     monkeypatch.setenv("MERCURY_BASE_URL", f"{base}/v1")
-    with live.running(engine, rivals=("mercury:tiny",), name="other") as (racing, _):
+    with live.running(engine, remotes=("mercury:tiny",), name="other") as (racing, _):
         page = browser.new_page()
         page.goto(f"{racing}/playground/")
         page.click("role=tab[name='Race']")

@@ -58,7 +58,7 @@ def test_a_branch_keeps_what_was_decided_and_what_was_typed(base, engine):
     assert cells[free] == [" ball", "locked"]
     assert all(cells[n] == [text, "locked"] for n, text in kept.items() if text != "\u25a0")
     asked = {"trace": id, "frame": number, "cell": free}
-    found = httpx.post(f"{base}/playground/alternatives", json=asked).json()["alternatives"]
+    found = httpx.post(f"{base}/playground/alternatives", json=asked, timeout=60).json()["alternatives"]
     chances = [chance for _, chance in found]
     assert len(found) == 8
     assert chances == sorted(chances, reverse=True)
@@ -77,7 +77,7 @@ def test_alternatives_are_what_the_next_step_proposes(base):
         if old[1] in ("mask", "guess") and now[1] == "draft"
     )
     asked = {"trace": id, "frame": before, "cell": new}
-    found = httpx.post(f"{base}/playground/alternatives", json=asked).json()["alternatives"]
+    found = httpx.post(f"{base}/playground/alternatives", json=asked, timeout=60).json()["alternatives"]
     assert found[0][0] == frames[after]["cells"][new][0]
 
 

@@ -369,15 +369,19 @@ def test_keys_are_in_no_log(caplog):
 # -- the race ------------------------------------------------------------------------------------------------------------
 
 
-def test_rivals_of_the_race(base, own, engine, monkeypatch):
+def test_remote_models_of_the_playground(base, own, engine, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", f"{base}/v1")
     monkeypatch.setenv("MERCURY_BASE_URL", f"{base}/v1")
-    with live.running(engine, rivals=("openai:tiny", "mercury:tiny", "openai:gone"), name="other") as (racing, _):
-        assert httpx.get(f"{racing}/playground/info").json()["rivals"] == ["openai:tiny", "mercury:tiny", "openai:gone"]
+    with live.running(engine, remotes=("openai:tiny", "mercury:tiny", "openai:gone"), name="other") as (racing, _):
+        assert httpx.get(f"{racing}/playground/info").json()["remotes"] == [
+            "openai:tiny",
+            "mercury:tiny",
+            "openai:gone",
+        ]
 
-        def race(rival):
-            body = {"rival": rival, "prompt": "Mia has", "max_tokens": 12}
-            answer = httpx.post(f"{racing}/playground/rival", json=body, timeout=60)
+        def race(remote):
+            body = {"remote": remote, "prompt": "Mia has", "max_tokens": 12}
+            answer = httpx.post(f"{racing}/playground/remote", json=body, timeout=60)
             return answer, [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
 
         answer, events = race("openai:tiny")
@@ -394,7 +398,7 @@ def test_rivals_of_the_race(base, own, engine, monkeypatch):
         assert any(e.get("cells") for e in events[:-1]) and events[-1]["tokens"] == 12
         assert "no model 'gone'" in race("openai:gone")[1][-1]["error"]["message"]
         assert race("openai:secret")[0].status_code == 404
-    code, _, said = call("serve", "--model", "tiny", "--rival", "openai:")
+    code, _, said = call("serve", "--model", "tiny", "--remote", "openai:")
     assert code == 2 and "openai:MODEL" in said
 
 

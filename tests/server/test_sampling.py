@@ -200,16 +200,16 @@ def test_only_the_latest_traces_are_kept():
     from mezzotint.sampler.trace import Frame
     from mezzotint.server.errors import ApiError
     from mezzotint.server.settings import MOST_FRAMES, MOST_TRACES
-    from mezzotint.server.traces import Traces
+    from mezzotint.server.traces import Kept, Traces
 
     traces = Traces()
     for number in range(MOST_TRACES + 1):
-        traces.keep(str(number), [mz.Trace({}, [])])
+        traces.keep(str(number), Kept([mz.Trace({}, [])]))
     with pytest.raises(ApiError):
         traces.lines("0", 0)
     assert traces.lines("1", 0)
-    traces.keep("long", [mz.Trace({}, [Frame("read", 0, 0, 0, 0, [], [], 0, 0, 0)] * MOST_FRAMES)])
-    traces.keep("last", [mz.Trace({}, [Frame("read", 0, 0, 0, 0, [], [], 0, 0, 0)])])
+    traces.keep("long", Kept([mz.Trace({}, [Frame("read", 0, 0, 0, 0, [], [], 0, 0, 0)] * MOST_FRAMES)]))
+    traces.keep("last", Kept([mz.Trace({}, [Frame("read", 0, 0, 0, 0, [], [], 0, 0, 0)])]))
     with pytest.raises(ApiError):
         traces.lines("long", 0)
     assert traces.lines("last", 0)

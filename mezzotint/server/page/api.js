@@ -49,7 +49,7 @@ export const post = async (path, body, signal) => (await send(path, body, signal
 
 /** Events of an answer, one by one. Ends early when `signal` is aborted, which also ends the server's work. */
 export async function* run(body, signal) {
-  const answer = await send(body.rival ? "rival" : "run", body, signal);
+  const answer = await send(body.remote ? "remote" : "run", body, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -5,7 +5,7 @@ import { post, text as fetchText } from "./api.js";
 import { Cells, Meter, Problem, useRun } from "./cells.js";
 import { Editor } from "./editor.js";
 import { EXAMPLES, RULES } from "./examples.js";
-import { Knobs, firstKnobs, request } from "./knobs.js";
+import { Knobs, Models, asked, firstKnobs, request } from "./knobs.js";
 import { save } from "./save.js";
 import { Stage } from "./stage.js";
 
@@ -51,6 +51,7 @@ export function Apps({ info, calm, shown, openTrace }) {
   const [selected, setSelected] = useState([0, 0]);
   const [goTo, setGoTo] = useState(null);
   const [now, start, stopWriting] = useRun();
+  const [remote, setRemote] = useState("");
   const held = useRef(null), number = useRef(0), last = useRef(0);
 
   const show = (page, withDevices = devices) => {
@@ -99,17 +100,33 @@ export function Apps({ info, calm, shown, openTrace }) {
     }
   };
   const lead = `<!doctype html>\n<!-- ${prompt.replaceAll("--", "-")} -->\n`; // for a model that only continues text
-  const whole = (text) => (info.chat ? pageOf(text) : lead + text);
+  const chats = !!remote || info.chat, writer = remote || info.model;
+  const whole = (text) => (chats ? pageOf(text) : lead + text);
   const write = async () => {
     if (!prompt.trim() || now.busy) return;
     setProblem("");
     setMade(null);
-    const body = info.chat ? { messages: [{ role: "system", content: RULES }, { role: "user", content: prompt }] } : { prompt: lead };
-    const answer = await start({ ...body, ...request(knobs) });
-    if (answer.error) setProblem(answer.error);
+    const answer = await answered(prompt);
+    if (!answer.text.trim() && !answer.error && !answer.stopped) setProblem(`${writer} ended at once and wrote nothing. Another seed or wording may do.`);
     if (!answer.text.trim()) return;
-    put(whole(answer.text), { who: "model", name: info.model });
+    put(whole(answer.text), { who: "model", name: writer });
     show(whole(answer.text));
+  };
+  const answered = async (question) => {
+    const messages = [{ role: "system", content: RULES }, { role: "user", content: question }];
+    const answer = await start(remote ? asked(remote, knobs, messages) : { ...(info.chat ? { messages } : { prompt: lead }), ...request(knobs) });
+    if (answer.error) setProblem(answer.error);
+    return answer;
+  };
+  /** A remote model edits nothing in place: it is shown the page, and writes it anew. */
+  const anew = async () => {
+    setProblem("");
+    setMade(null);
+    const answer = await answered(`${feature}\n\nChange this page so, keep all the rest of it, and answer with the whole page:\n\n\`\`\`html\n${code}\n\`\`\``);
+    const page = pageOf(answer.text);
+    if (answer.error || answer.stopped || !page.trim()) return show(code); // half a page would take the place of a whole one
+    put(page, { ...by, model: remote });
+    show(page);
   };
   useEffect(() => {
     if (!now.busy || calm || now.text.length < 80 || performance.now() - last.current < LIVE) return;
@@ -148,6 +165,7 @@ export function Apps({ info, calm, shown, openTrace }) {
   });
   const add = () => {
     const [a, b] = selected;
+    if (remote) return anew();
     edit("Adding it", feature, a === b ? null : [lineAt(code, a), lineAt(code, b)]);
   };
 
@@ -161,14 +179,15 @@ export function Apps({ info, calm, shown, openTrace }) {
       <textarea id="app-prompt" rows="2" value=${prompt} onInput=${(event) => setPrompt(event.target.value)}
         onKeyDown=${(event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); write(); } }}></textarea>
       ${working ? html`<button type="button" class="stop" onClick=${stop}>Stop <kbd>Esc</kbd></button>`
-        : html`<button class="main" disabled=${!prompt.trim()}>Let ${info.model} write it</button>`}
+        : html`<button class="main" disabled=${!prompt.trim()}>Let ${writer} write it</button>`}
       ${chosen.file && html`<button type="button" disabled=${working} onClick=${() => open(chosen)}>Open the shipped draft</button>`}
     </form>
-    <details><summary>How the model writes</summary><div class="wide"><${Knobs} info=${info} knobs=${knobs} set=${setKnobs} prefix="apps" /></div></details>
+    <details><summary>How the model writes</summary><div class="wide"><${Knobs} info=${info} knobs=${knobs} set=${setKnobs} prefix="apps" remote=${remote} /></div></details>
+    <${Models} id="apps-model" info=${info} value=${remote} set=${setRemote} disabled=${working} />
     <p class="note">A small model seldom writes a page that works. The drafts were written by hand, to be run and changed; the line above the code says who wrote what.</p>
     <${Problem} text=${problem} />
     <div class="half">
-      <div class="stack tight code-editor"><${Label} by=${writing ? { who: "model", name: `${info.model}, which is at it` } : by} />
+      <div class="stack tight code-editor"><${Label} by=${writing ? { who: "model", name: `${writer}, which is at it` } : by} />
         ${writing ? html`<div class="card code live" aria-busy="true">${whole(now.text)}${!calm && html`<${Cells} cells=${now.cells} />`}</div>`
           : html`<${Editor} text=${code} label="The page’s code" numbers=${true} onText=${typed} onSelect=${setSelected} doubts=${errors.map((entry) => spanOf(code, entry.line))} goTo=${goTo} onRun=${() => show(code)} />`}
         <div class="row">
@@ -189,7 +208,7 @@ export function Apps({ info, calm, shown, openTrace }) {
       </div>
     </div>
     <form class="ask" onSubmit=${(event) => { event.preventDefault(); add(); }}>
-      <div class="grow"><label for="app-feature"><b>Add a feature</b> <span class="note">in place${selected[0] !== selected[1] ? ", in the selected lines alone" : ""}</span></label>
+      <div class="grow"><label for="app-feature"><b>Add a feature</b> <span class="note">${remote ? `${remote} writes the whole page anew` : `in place${selected[0] !== selected[1] ? ", in the selected lines alone" : ""}`}</span></label>
         <input id="app-feature" value=${feature} placeholder="a button that …" onInput=${(event) => setFeature(event.target.value)} /></div>
       <button disabled=${working || !feature.trim() || !code.trim()}>Add it</button></form>
     <p role="status" class="note">${busy && `${busy}…`}${made && !busy && (made.changed ? `${made.hunks.length} change${made.hunks.length === 1 ? "" : "s"} by ${info.model} in ${made.seconds.toFixed(1)} s, ${made.calls} calls, way ${made.way}. Undo takes them back.` : `${info.model} changed nothing in ${made.seconds.toFixed(1)} s.`)}</p>

@@ -2,7 +2,7 @@
 
 import { html, useState, useRef, useEffect, useMemo } from "./vendor/preact.js";
 import { Cells, Legend, Meter, Problem, Spoken, useRun } from "./cells.js";
-import { Knobs, firstKnobs, request } from "./knobs.js";
+import { Knobs, Models, asked, firstKnobs, request } from "./knobs.js";
 
 let markdown = null;
 const loading = import("./vendor/markdown.js").then(({ MarkdownIt, DOMPurify }) => {
@@ -29,8 +29,9 @@ function Bubble({ turn, calm, openTrace }) {
   };
   return html`<div class="bubble answer" aria-busy=${turn.busy ? "true" : "false"}>
     ${turn.busy
-      ? html`<div class="live">${turn.text}${!calm && html`<${Cells} cells=${turn.cells} />`}${!turn.text && !turn.cells.length && html`<span class="waiting">waiting for its turn…</span>`}</div>`
+      ? html`<div class="live" data-frame=${turn.frame}>${turn.text}${!calm && html`<${Cells} cells=${turn.cells} />`}${!turn.text && !turn.cells.length && html`<span class="waiting">waiting for its turn…</span>`}</div>`
       : html`<${Markdown} text=${turn.text} />`}
+    ${turn.remote && html`<p class="note">Written by <b>${turn.remote}</b></p>`}
     <${Problem} text=${turn.error} />
     ${turn.stopped && html`<p class="note">Stopped. What was committed stays.</p>`}
     ${turn.notes?.length > 0 && html`<p class="note">${turn.notes.join("; ")}</p>`}
@@ -51,7 +52,9 @@ export function Chat({ info, calm, openTrace }) {
   const [knobs, setKnobs] = useState(() => firstKnobs(info));
   const [turns, setTurns] = useState([]);
   const [draft, setDraft] = useState("");
+  const [remote, setRemote] = useState("");
   const [now, start, stop] = useRun();
+  const chats = !!remote || info.chat;
   const end = useRef(null), box = useRef(null);
   const live = now.busy;
 
@@ -61,9 +64,9 @@ export function Chat({ info, calm, openTrace }) {
     const before = turns;
     setTurns([...before, { user: text }]);
     const messages = before.flatMap((turn) => (turn.user ? [{ role: "user", content: turn.user }] : [{ role: "assistant", content: turn.text }]));
-    const body = info.chat ? { messages: [...messages, { role: "user", content: text }] } : { prompt: text };
-    const made = await start({ ...body, ...request(knobs) });
-    setTurns([...before, { user: text }, made]);
+    const said = [...messages, { role: "user", content: text }];
+    const made = await start(remote ? asked(remote, knobs, said) : { ...(info.chat ? { messages: said } : { prompt: text }), ...request(knobs) });
+    setTurns([...before, { user: text }, { ...made, remote }]);
     box.current?.focus();
   };
   useEffect(() => {
@@ -73,7 +76,7 @@ export function Chat({ info, calm, openTrace }) {
   }, []);
   useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [turns.length, Math.floor(now.text.length / 80)]);
 
-  const all = live ? [...turns, now] : turns;
+  const all = live ? [...turns, { ...now, remote }] : turns;
   return html`<div class="two">
     <section class="talk" aria-label="Conversation">
       ${!all.length && html`<div class="hello"><h2>See it denoise</h2>
@@ -90,8 +93,8 @@ export function Chat({ info, calm, openTrace }) {
       <${Spoken} text=${now.text} busy=${live} />
       <div ref=${end}></div>
       <form class="ask" onSubmit=${(event) => { event.preventDefault(); ask(draft); }}>
-        <label class="unseen" for="ask">${info.chat ? "Your message" : "Text to continue"}</label>
-        <textarea id="ask" ref=${box} rows="2" value=${draft} placeholder=${info.chat ? "Ask something. Enter sends, Shift+Enter breaks the line." : "Begin a text. Enter sends it."}
+        <label class="unseen" for="ask">${chats ? "Your message" : "Text to continue"}</label>
+        <textarea id="ask" ref=${box} rows="2" value=${draft} placeholder=${chats ? "Ask something. Enter sends, Shift+Enter breaks the line." : "Begin a text. Enter sends it."}
           onInput=${(event) => setDraft(event.target.value)}
           onKeyDown=${(event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); ask(draft); } }}></textarea>
         ${live ? html`<button type="button" class="stop" onClick=${stop}>Stop <kbd>Esc</kbd></button>`
@@ -99,7 +102,8 @@ export function Chat({ info, calm, openTrace }) {
       </form>
     </section>
     <aside aria-label="Settings of the answer">
-      <${Knobs} info=${info} knobs=${knobs} set=${setKnobs} prefix="chat" />
+      <${Models} id="chat-model" info=${info} value=${remote} set=${setRemote} disabled=${live} />
+      <${Knobs} info=${info} knobs=${knobs} set=${setKnobs} prefix="chat" remote=${remote} />
       ${turns.length > 0 && html`<button type="button" class="quiet" onClick=${() => setTurns([])} disabled=${live}>Start over</button>`}
       <h2 class="small">How to read the cells</h2><${Legend} />
     </aside>

@@ -50,8 +50,8 @@ export function Editor({ text, label, onText, onSelect, locks = [], doubts = [],
   }, [text]);
   useEffect(() => {
     const size = view.current.state.doc.length;
-    const all = [...locks.map(([a, b]) => mark.lock.range(a, Math.min(b, size))), ...doubts.map(([a, b]) => mark.doubt.range(a, Math.min(b, size)))];
-    view.current.dispatch({ effects: setMarks.of(cm.Decoration.set(all.filter((range) => range.from < range.to), true)) });
+    const spans = (found, as) => found.map(([a, b]) => [a, Math.min(b, size)]).filter(([a, b]) => a < b).map(([a, b]) => as.range(a, b)); // no mark may be empty
+    view.current.dispatch({ effects: setMarks.of(cm.Decoration.set([...spans(locks, mark.lock), ...spans(doubts, mark.doubt)], true)) });
   }, [JSON.stringify(locks), JSON.stringify(doubts), text]);
   useEffect(() => {
     if (!goTo) return;

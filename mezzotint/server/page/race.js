@@ -3,7 +3,7 @@
 
 import { html, useState } from "./vendor/preact.js";
 import { Cells, Meter, Problem, useRun } from "./cells.js";
-import { Knobs, firstKnobs, request } from "./knobs.js";
+import { Knobs, asked, firstKnobs, request } from "./knobs.js";
 
 function Lane({ title, now, calm, most }) {
   const rate = now.seconds ? (now.tokens / now.seconds).toFixed(1) : "–";
@@ -27,8 +27,7 @@ export function Race({ info, calm }) {
     const body = { ...request(knobs), ...(info.chat ? { messages: [{ role: "user", content: prompt }] } : { prompt }) };
     const { quality, policy, ...plain } = body;
     const made = await startFirst(rival ? { ...body, decode: other } : { ...plain, decode: "ar" });
-    const { max_tokens, temperature } = plain;
-    if (!made.stopped) await startSecond(rival ? { rival, prompt, max_tokens, temperature } : { ...body, decode: other });
+    if (!made.stopped) await startSecond(rival ? asked(rival, knobs, [{ role: "user", content: prompt }]) : { ...body, decode: other });
     setRunning(false);
   };
   const stop = () => (stopFirst(), stopSecond());
@@ -39,8 +38,8 @@ export function Race({ info, calm }) {
     <textarea id="race-prompt" rows="2" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && stop()}></textarea>
     <div class="row">${running ? html`<button type="button" class="stop" onClick=${stop}>Stop</button>` : html`<button type="button" class="main" disabled=${!prompt.trim()} onClick=${go}>Race</button>`}
       <span class="note">${rival ? "This model, then the other: its seconds hold the way there and its queue." : "The same weights twice, one run after the other, so that neither slows the other."}</span></div>
-    ${info.rivals.length > 0 && html`<div class="row"><label for="race-rival">Against</label>
-      <select id="race-rival" value=${rival} disabled=${running} onInput=${(event) => setRival(event.target.value)}><option value="">itself, left to right</option>${info.rivals.map((name) => html`<option>${name}</option>`)}</select></div>`}
+    ${info.remotes.length > 0 && html`<div class="row"><label for="race-rival">Against</label>
+      <select id="race-rival" value=${rival} disabled=${running} onInput=${(event) => setRival(event.target.value)}><option value="">itself, left to right</option>${info.remotes.map((name) => html`<option>${name}</option>`)}</select></div>`}
     <div class="half"><${Lane} title=${lanes[0]} now=${first} calm=${calm} most=${knobs.max_tokens} /><${Lane} title=${lanes[1]} now=${second} calm=${calm} most=${knobs.max_tokens} /></div>
     ${both && html`<p role="status" class="card"><b>${lanes[1]} wrote ${(rate(second) / rate(first)).toFixed(2)} times as many tokens a second</b>${second.calls > 0 && `, in ${second.calls} calls against ${first.calls}`}.
       ${first.text === second.text ? " The texts are the same, letter for letter." : " The texts differ: speed alone says nothing of which is better."}</p>`}

@@ -21,40 +21,44 @@ export function Stage({ job, shown, onLog, onStop }) {
   const [frames, setFrames] = useState([]);
   const [silent, setSilent] = useState(0);
   const [problem, setProblem] = useState("");
-  const windows = useRef(new Map()), life = useRef({ at: 0, count: 0, lines: 0 });
+  const windows = useRef(new Map()), newest = useRef(null), life = useRef({ at: 0, count: 0, lines: 0 });
+  const calls = useRef({});
+  calls.current = { onLog, onStop, shown };
 
   useEffect(() => {
     setSilent(0);
     setProblem("");
+    newest.current = null;
     if (!job) return setFrames([]);
     let left = false;
     post("preview", { html: job.html, devices: job.devices }).then(({ url }) => {
       if (left) return;
       life.current = { at: performance.now(), count: 0, lines: 0 };
-      setFrames((before) => [...before.slice(-1), { ...job, url }]);
+      newest.current = { ...job, url }; // at once: a page may speak before its frame is seen to have been drawn
+      setFrames((before) => [...before.slice(-1), newest.current]);
     }, (error) => setProblem(error.message));
     return () => { left = true; };
   }, [job?.number]);
 
   useEffect(() => {
     const listen = (event) => {
-      const newest = frames.at(-1), now = life.current;
-      if (!newest || event.source !== windows.current.get(newest.number)?.contentWindow) return;
+      const frame = newest.current, now = life.current;
+      if (!frame || event.source !== windows.current.get(frame.number)?.contentWindow) return;
       now.at = performance.now();
-      if (++now.count > FLOOD) return onStop("The page was stopped: it sent messages without end.");
+      if (++now.count > FLOOD) return calls.current.onStop("The page was stopped: it sent messages without end.");
       const said = heard(event.data);
-      if (said && now.lines++ < MOST) onLog(said, newest);
+      if (said && now.lines++ < MOST) calls.current.onLog(said, frame);
     };
     addEventListener("message", listen);
     const timer = setInterval(() => {
       life.current.count = 0;
-      if (!shown || document.hidden || !frames.length) return void (life.current.at = performance.now());
+      if (!calls.current.shown || document.hidden || !newest.current) return void (life.current.at = performance.now());
       const seconds = Math.floor((performance.now() - life.current.at) / 1000);
       setSilent(seconds >= SILENT ? seconds : 0);
-      if (seconds >= GIVE_UP) onStop("The page was stopped: it did not answer, so it may loop for ever.");
+      if (seconds >= GIVE_UP) calls.current.onStop("The page was stopped: it did not answer, so it may loop for ever.");
     }, 1000);
     return () => (removeEventListener("message", listen), clearInterval(timer));
-  }, [frames, shown]);
+  }, []);
 
   const loaded = (number) => setFrames((before) => before.filter((frame) => frame.number >= number));
   return html`<div class="stage">${frames.map((frame, n) => html`<iframe class="frame ${n ? "coming" : ""}" key=${frame.number} title="The running page" src=${frame.url}

@@ -1,6 +1,6 @@
-"""Rivals: remote models that the race panel may ask, those alone that this server was started with. Their keys stay here.
+"""Remotes: models elsewhere that the playground may ask, those alone that this server was started with. Their keys stay here.
 
-POST /playground/rival      an answer, as it comes: the events of /playground/run, with one cell for a whole draft
+POST /playground/remote     an answer, as it comes: the events of /playground/run, with one cell for a whole draft
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from mezzotint.engine.request import Text
 from mezzotint.server.errors import ApiError, bad
 from mezzotint.server.service import Service
 from mezzotint.server.sse import EventStream
+from mezzotint.server.tools import as_text
+from mezzotint.server.wire import Message
 from mezzotint.server.worker import Stream
 
 
-class Race(BaseModel):
-    """rival: one of the names that /playground/info lists. prompt: a user's message."""
+class Asking(BaseModel):
+    """remote: one of the names that /playground/info lists. prompt: a user's message, or messages: a conversation."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    rival: str
-    prompt: Annotated[str, Field(min_length=1, max_length=1 << 20)]
+    remote: str
+    prompt: Annotated[str, Field(max_length=1 << 20)] = ""
+    messages: Annotated[list[Message], Field(default_factory=list, max_length=1 << 12)]
     max_tokens: Annotated[int, Field(ge=1)] = 128
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
 
 
 class Heard:
-    """What a rival says, as it comes; it stops when it is cancelled."""
+    """What a remote model says, as it comes; it stops when it is cancelled."""
 
     def __init__(self, remote: Remote, request: Asked) -> None:
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -46,7 +49,7 @@ class Heard:
                 async for event in events:
                     self._queue.put_nowait(event)
         except RemoteError as error:
-            self._queue.put_nowait(ApiError(502, str(error), "rival_failed"))
+            self._queue.put_nowait(ApiError(502, str(error), "remote_failed"))
         except ValueError as error:
             self._queue.put_nowait(bad(str(error)))
         finally:
@@ -63,19 +66,24 @@ class Heard:
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Raises ValueError for a rival without a key, or of another name."""
-    rivals = {name: Remote.of(name, diffusing=name.startswith("mercury:")) for name in service.settings.rivals}
+    """Raises ValueError for a remote model without a key, or of another name."""
+    remotes = {name: Remote.of(name, diffusing=name.startswith("mercury:")) for name in service.settings.remotes}
 
-    @app.post("/playground/rival", include_in_schema=False)
-    async def rival(body: Race, request: Request) -> Response:
-        if body.rival not in rivals:
-            known = ", ".join(rivals) or "none; start the server with --rival openai:NAME"
-            raise ApiError(404, f"there is no rival {body.rival!r} here; known: {known}", "model_not_found", "rival")
+    @app.post("/playground/remote", include_in_schema=False)
+    async def remote(body: Asking, request: Request) -> Response:
+        if body.remote not in remotes:
+            known = ", ".join(remotes) or "none; start the server with --remote openai:NAME"
+            raise ApiError(
+                404, f"there is no remote model {body.remote!r} here; known: {known}", "model_not_found", "remote"
+            )
+        said = [{"role": message.role, "content": as_text(message.model_dump())} for message in body.messages]
+        if not (said or body.prompt.strip()):
+            raise bad("there is nothing to answer; give messages or a prompt", "messages")
         asked = Asked(
-            body.prompt, max_tokens=min(body.max_tokens, service.settings.max_tokens), temperature=body.temperature,
+            said or body.prompt, max_tokens=min(body.max_tokens, service.settings.max_tokens), temperature=body.temperature,
             deadline=time.monotonic() + service.settings.deadline,
         )  # fmt: skip
-        heard = Heard(rivals[body.rival], asked)
+        heard = Heard(remotes[body.remote], asked)
         stream = cast("Stream[Any]", heard)  # of which the response needs no more than `cancel`
         return EventStream(_pictures(heard), stream, service.settings.patience, service.failed(request))
 
