@@ -9,8 +9,8 @@
 2  where it costs least: what the model would write before it, then the phrase, then what it would write after it
 3  the best holes with all of the sentence behind them: its perplexity, beside what the sentence had before
 
-The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, the phrase is left
-out and a note says so. "Lexically constrained" is meant as by Hokamp and Liu (arXiv 1704.07138).
+The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, the phrase is
+left out and a note says so. "Lexically constrained" is meant as by Hokamp and Liu (arXiv 1704.07138).
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from mezzotint.model.cache import KVCache
 BEFORE, BRANCH = 2, 4  # tokens of the model before a phrase, and how many there are to choose from
 SENTENCES, PLACES, HOLES, WHOLE = 2, 3, 6, 4  # how many are looked at further: sentences; of each, places and holes
 _KEPT = 8  # sentences whose laws are held
-_LEFT = regex.compile(r"[\w)\]`\"'’,;%]$")  # what may stand left of a phrase
+_LEFT = regex.compile(r"[\w)\]`\"'\u2019,;%]$")  # what may stand left of a phrase
 _RIGHT = regex.compile(r" |[.,;:!?)]+(?:\s|$)|$")  # and right of it
+_FILLER = regex.compile(r" ?[\p{L}\p{M}'\u2019-]+|[,;]| [(&\u2013\u2014-]")
+_CLOSER = regex.compile(r" \p{L}[\p{L}\p{M}'\u2019-]*|[,;]| [&\u2013\u2014-]")
 
 
 class Hole(NamedTuple):
@@ -266,7 +268,7 @@ def _writable(tokenizer: Tokenizer, size: int) -> tuple[Tensor, Tensor]:
             text = tokenizer.token_bytes(token).decode()
         except UnicodeDecodeError:
             continue
-        if token not in special and regex.fullmatch(r" ?[\p{L}\p{M}'’-]+|[,;]| [(&–—-]", text):
+        if token not in special and _FILLER.fullmatch(text):
             before[token] = True
-            behind[token] = regex.fullmatch(r" \p{L}[\p{L}\p{M}'’-]*|[,;]| [&–—-]", text) is not None
+            behind[token] = _CLOSER.fullmatch(text) is not None
     return before, behind

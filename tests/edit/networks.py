@@ -1,4 +1,4 @@
-"""A random network that is cheap to ask: what it says of a place depends on the tokens there and beside it, and on the position."""
+"""A random network that is cheap to ask: it says of a place what the tokens there and beside it, and the position, come to."""
 
 import torch
 

@@ -102,6 +102,7 @@ WAYS = {
     "repair": (lambda folder: shallow(folder, noise="hybrid"), "repair"),
     "verified": (copying, "verified"),
     "rescore": (shallow, "rescore"),
+    "insert": (shallow, "insert"),
 }
 LONGEST = {"rescore": 16}  # characters of a document; 60 elsewhere
 
@@ -110,7 +111,7 @@ def asked(rng, way, seed):
     return Ask(
         "fix", strength=rng.choice((0, 0, 0.3, 1)), budget=rng.choice((1, 1, 0.3)), rewrites=way == "verified",
         margin=rng.choice((0, 3)), channel=0.1, sure=0.5, max_steps=rng.choice((1, 3, 8)), temperature=rng.choice((0, 1)),
-        seed=seed,
+        seed=seed, phrases=(("QX", "नमस्ते", "a🇩🇪")[: seed % 4] or ("b c",)) * (way == "insert"), likely=100,
     )  # fmt: skip
 
 
