@@ -36,6 +36,8 @@ def unable(engine: Engine, way: str) -> str:
     """Why a checkpoint cannot edit in this way; nothing where it can."""
     if way == "ar":
         return "" if follows(engine) else f"{engine.checkpoint.name} reads no request, so it cannot be asked to rewrite"
+    if way == "insert" and not follows(engine):
+        return f"{engine.checkpoint.name} reads no request, and the texts that keywords are worked into come with one"
     try:
         choose(engine, Ask(phrases=("-",) if way == "insert" else ()), way)
     except ValueError as error:
