@@ -59,7 +59,10 @@ class Copying:
     """A causal network that mostly copies: what followed the last three tokens before comes again, but not everywhere."""
 
     def __init__(self, model):
-        self.model, self.config, self.shift = model, model.config, model.shift
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
 
     def new_cache(self, rows, capacity):
         cache = self.model.new_cache(rows, capacity)
@@ -78,18 +81,18 @@ class Copying:
         return found if every else found._replace(logits=found.logits[:, int(counts[0]) - 1 :][:, :1])
 
 
-def shallow(folder, **facts):
+def shallow(folder, loud=6.0, **facts):
     """A network that is quick to ask, for tests of what must hold whatever a network says."""
     checkpoint = mz.load(folder)
     facts = dataclasses.replace(checkpoint.facts, **{"trained_canvas": True, "shift": 0, **facts})
     engine = mz.Engine(dataclasses.replace(checkpoint, facts=facts))
     favourites = facts.control_ids.values()
-    engine.denoiser = Shallow(checkpoint.config.vocab_size, 1024, facts.shift, favourites=favourites)
+    engine.denoiser = Shallow(checkpoint.config.vocab_size, 1024, facts.shift, loud, favourites)
     return engine
 
 
 def copying(folder):
-    engine = shallow(folder)
+    engine = shallow(folder, 1.5)  # it says what it says below that which it copies
     engine.denoiser = Copying(engine.denoiser)
     return engine
 
