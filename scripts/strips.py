@@ -83,6 +83,11 @@ def span(text: str, colour: str) -> str:
     return f"<tspan {style}>{escape(text)}</tspan>"
 
 
+def fitting(told: str) -> float:
+    """The size at which a line is no wider than the picture; a character is about 0.61 of its size wide."""
+    return min(SIZE, int(10 * (WIDTH - 2 * LEFT) / (0.61 * len(told))) / 10)
+
+
 def draw(told: str, done: Edit, found: list[str]) -> str:
     old, new = map(lines, sides(done))
     height = 78 + LINE * (len(old) + len(new)) + 66
@@ -91,7 +96,7 @@ def draw(told: str, done: Edit, found: list[str]) -> str:
         f"<title>{escape(told)}</title>",
         f'<rect width="100%" height="100%" rx="10" fill="{PAPER}"/>',
         f'<g font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="{SIZE}" xml:space="preserve">',
-        f'<text x="{LEFT}" y="30" fill="{LABEL}">{escape(told)}</text>',
+        f'<text x="{LEFT}" y="30" fill="{LABEL}" font-size="{fitting(told)}">{escape(told)}</text>',
     ]
     y = 44
     for rows in (old, new):
