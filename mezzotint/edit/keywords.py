@@ -145,9 +145,9 @@ class _Inserter:
             return self.kept[number]
         sentence = self.sentences[number]
         cache = self.start.fork([0], capacity=1 + len(sentence.ids))
-        assert cache.ahead is not None
-        said = self._ask(cache, [sentence.ids])
-        laws = torch.cat((self.start.ahead, said[0, :-1])).log_softmax(-1)  # type: ignore[arg-type]  # it has been read
+        first, said = cache.ahead, self._ask(cache, [sentence.ids])
+        assert first is not None
+        laws = torch.cat((first, said[0, :-1])).log_softmax(-1)
         sentence.nats = laws.gather(1, torch.tensor(sentence.ids)[:, None])[:, 0].tolist()
         if math.isnan(sentence.mean):
             sentence.mean = -sum(sentence.nats) / len(sentence.nats)
