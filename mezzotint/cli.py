@@ -578,6 +578,8 @@ def edit(
     presets: Annotated[str | None, typer.Option(help="A TOML file with presets of your own.")] = None,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
+    compute: Compute = "auto",
+    threads: Cores = None,
     strength: Annotated[
         float | None, typer.Option(help="Share of the text, what is most in doubt, that starts as noise.")
     ] = None,
@@ -599,7 +601,7 @@ def edit(
     reject: Annotated[
         list[int] | None, typer.Option(help="Number of a change, from 0: keep its old text, do the rest again.")
     ] = None,
-    way: Annotated[str, typer.Option(help="auto, diffusion, rescore, verified or repair.")] = "auto",
+    way: Annotated[str, typer.Option(help="auto, diffusion, rescore, verified, repair or insert.")] = "auto",
     threshold: Annotated[
         float | None, typer.Option(help="How sure a model that denoises must be of another token.")
     ] = None,
@@ -629,7 +631,7 @@ def edit(
         **{key: value for key, value in given.items() if value is not None},
     )  # fmt: skip
     documents = [Document.of(source, read_text(source), lock or [], order.where) for source in sources]
-    engine, load_seconds = _load(model, adapter)
+    engine, load_seconds = _load(model, adapter, compute, threads)
     changed = refused = False
     for document in documents:
         plain = "text" if document.name == STANDARD_INPUT else "diff"
@@ -1562,7 +1564,7 @@ def evaluate(
         float | None, typer.Option(help="Multiplies the time limits of judged code; 1, and 3 for --self-test.")
     ] = None,
     ways: Annotated[
-        str | None, typer.Option(help="Of `edit`: diffusion,rescore,verified,repair,ar, those to compare.")
+        str | None, typer.Option(help="Of `edit`: diffusion,rescore,verified,repair,insert,ar, those to compare.")
     ] = None,
     parts: Annotated[
         str | None, typer.Option(help="Of `edit`: the parts to run, separated by commas; else all.")
@@ -1663,7 +1665,7 @@ def _evaluate_edits(
     from mezzotint.render import Working, table
 
     chosen = edit_suite.named_parts(parts)
-    engine, _ = _load(model, adapter)
+    engine, _ = _load(model, adapter, "auto")
     engine.must_read()
     ways, notes = edit_ways.chosen(engine, named)
     with Working() as working:

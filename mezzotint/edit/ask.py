@@ -18,7 +18,8 @@ class Ask:
     may change. rewrites: the text is written anew rather than corrected, where weights cannot denoise.
 
     sure: how likely another token must be to replace one that stands there, or the structure to change. max_steps: calls a
-    canvas. margin, channel: nats, for rescoring (`rescore.py`). Raises ValueError for values out of range.
+    canvas. margin, channel: nats, for rescoring (`rescore.py`). phrases: what is to be worked in, and nothing else done; likely:
+    times as perplexing as it was a sentence may get by that (`keywords.py`). Raises ValueError for values out of range.
     """
 
     instruction: str = "fix the grammar"
@@ -31,11 +32,19 @@ class Ask:
     seed: int = 0
     margin: float = 3.0
     channel: float = 1.5
+    phrases: tuple[str, ...] = ()
+    likely: float = 1.5
 
     def __post_init__(self) -> None:
         if not self.instruction.strip():
             raise ValueError("the instruction is empty; say in a few words what to change")
-        for name, least, most in (("strength", 0, 1), ("budget", 0, 1), ("sure", 0.5, 1), ("temperature", 0, 100)):
+        for name, least, most in (
+            ("strength", 0, 1),
+            ("budget", 0, 1),
+            ("sure", 0.5, 1),
+            ("temperature", 0, 100),
+            ("likely", 1, 100),
+        ):
             if not least <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"{name} is {value}; it must lie between {least} and {most}")
         if self.max_steps < 1:

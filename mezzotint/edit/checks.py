@@ -13,8 +13,8 @@ import regex
 from mezzotint.edit.hunks import Edit
 
 Check = Callable[[Edit, Mapping[str, str]], str | None]  # the edit, the preset's values -> the problem
-_SENTENCE = regex.compile(r"[^.!?\n]+[.!?]?")
-_OTHERS = 4  # words beside the keywords that make a sentence
+SENTENCE = regex.compile(r"[^\n]+?(?:[.!?]+(?=\s|$)|$)", regex.MULTILINE)  # "Node.js" does not end one
+OTHERS = 4  # words beside the keywords that make a sentence
 
 
 def length(edit: Edit, values: Mapping[str, str]) -> str | None:
@@ -25,20 +25,26 @@ def length(edit: Edit, values: Mapping[str, str]) -> str | None:
 
 def keywords(edit: Edit, values: Mapping[str, str]) -> str | None:
     """Every keyword of `keywords` (separated by commas) stands in a sentence, which is not a list of them."""
-    wanted = [word.strip().casefold() for word in values.get("keywords", "").split(",") if word.strip()]
-    sentences = [match[0].casefold() for match in _SENTENCE.finditer(edit.after)]
+    missing = absent(edit.after, values.get("keywords", ""))
+    return f"not in a sentence: {', '.join(missing)}" if missing else None
+
+
+def absent(text: str, words: str) -> list[str]:
+    """Keywords (separated by commas) that stand in no sentence of a text, in small letters."""
+    wanted = [word.strip().casefold() for word in words.split(",") if word.strip()]
+    sentences = [match[0].casefold() for match in SENTENCE.finditer(text)]
     missing = []
     for word in wanted:
         pattern = regex.compile(rf"(?<!\w){regex.escape(word)}(?!\w)")
         if not any(pattern.search(sentence) and _is_sentence(sentence, wanted) for sentence in sentences):
             missing.append(word)
-    return f"not in a sentence: {', '.join(missing)}" if missing else None
+    return missing
 
 
 def _is_sentence(sentence: str, wanted: Sequence[str]) -> bool:
     for word in wanted:
         sentence = sentence.replace(word, " ")
-    return len(regex.findall(r"\w+", sentence)) >= _OTHERS
+    return len(regex.findall(r"\w+", sentence)) >= OTHERS
 
 
 def parses(edit: Edit, values: Mapping[str, str]) -> str | None:

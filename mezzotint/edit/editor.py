@@ -18,6 +18,7 @@ import regex
 from mezzotint.edit.ask import Ask, Report, silent
 from mezzotint.edit.doubt import Doubt, doubt
 from mezzotint.edit.hunks import Edit, Hunk
+from mezzotint.edit.keywords import insert
 from mezzotint.edit.locks import Locks, Span, edges, layout, outside_lines
 from mezzotint.edit.passages import follows
 from mezzotint.edit.repair import repair
@@ -118,6 +119,8 @@ def _made(engine: Engine, text: str, ask: Ask, locks: Locks, choice: Choice, rep
             engine, text, ask.instruction, margin=ask.margin, channel=ask.channel, locks=locks,
             report=lambda done, total: report("rescoring", done, total),
         )  # fmt: skip
+    if choice.way == "insert":
+        return insert(engine, text, ask.phrases, likely=ask.likely, locks=locks, report=report)
     if choice.way == "repair":
         held = [*locks.spans, *((place, place) for place in locks.seals)]
         return repair(engine, text, ask.sure, held)

@@ -23,14 +23,15 @@ from mezzotint.edit.checks import CHECKS
 OURS = Path(__file__).with_name("presets.toml")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "title": str, "prompt": str, "strength": (int, float), "budget": (int, float), "rewrites": bool, "keep_layout": bool,
-    "stop": dict, "checks": list,
+    "stop": dict, "checks": list, "inserts": str,
 }  # fmt: skip
-_STOP: dict[str, type | tuple[type, ...]] = {"sure": (int, float), "max_steps": int}
+_STOP: dict[str, type | tuple[type, ...]] = {"sure": (int, float), "max_steps": int, "likely": (int, float)}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """prompt: with {values}; the rest as in `Ask` and `Where`. Raises ValueError for what no edit can be."""
+    """prompt: with {values}; inserts: the value whose phrases, separated by commas, are worked in; the rest as in `Ask` and
+    `Where`. Raises ValueError for what no edit can be."""
 
     name: str
     prompt: str
@@ -41,11 +42,14 @@ class Preset:
     keep_layout: bool = True
     stop: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
+    inserts: str = ""
 
     def __post_init__(self) -> None:
         for needed in self.needs:
             if not needed.isidentifier():
                 raise ValueError(f"the prompt has {{{needed}}}; a value has a name, such as {{audience}}")
+        if self.inserts and self.inserts not in self.needs:
+            raise ValueError(f"inserts is {self.inserts!r}, which the prompt does not take; it takes {self.needs}")
         if unknown := [check for check in self.checks if check not in CHECKS]:
             raise ValueError(f"unknown check {unknown[0]!r}; known: {', '.join(CHECKS)}")
         self.ask(dict.fromkeys(self.needs, "x"))
@@ -65,7 +69,10 @@ class Preset:
             if not values.get(name, "").strip():
                 how = "-i '...'" if name == "instruction" else f"--with {name}=..."
                 raise ValueError(f"preset {self.name!r} needs {name}; give {how}")
-        told = {"strength": self.strength, "budget": self.budget, "rewrites": self.rewrites, **self.stop, **more}
+        told = {"strength": self.strength, "budget": self.budget, "rewrites": self.rewrites, **self.stop}
+        if self.inserts:
+            told["phrases"] = tuple(p for phrase in values[self.inserts].split(",") if (p := phrase.strip()))
+        told |= more
         return Ask(self.prompt.format(**values), **told)
 
 

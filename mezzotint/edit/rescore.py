@@ -12,17 +12,20 @@ log of the odds that the change is right, so its confidence is 1 / (1 + exp(-gai
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.edit.hunks import Edit, Hunk
 from mezzotint.edit.locks import Locks
 from mezzotint.edit.passages import follows, start_id
@@ -31,6 +34,8 @@ from mezzotint.model.cache import KVCache
 
 _UNIT = re.compile(r"\s?[^\W_]+(?:['\u2019][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
 _ROWS = 16  # candidates in one forward
+_TRIED = 24  # candidates of a place that are read with what stands right of them
+_NEAR, _LEFT = 3, 6  # first with so many tokens of it; then so many of them with all of it
 _WINDOW = 48  # tokens to the right that a candidate is scored on
 _LONGEST = 800  # characters of a stretch
 
@@ -65,32 +70,26 @@ class _Unit:
     score: float = 0.0
 
 
-@dataclass
-class _Rescorer:
-    engine: Engine
-    context: list[int]
-    channel: float
-    num_calls: int = 0
-    words: dict[str, int] = field(default_factory=dict)
+class _Words:
+    """The vocabulary as texts. ids: text -> its first token."""
 
-    def __post_init__(self) -> None:
-        tokenizer = self.engine.tokenizer
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         special = set(tokenizer.specials.values())
-        for token in range(self.engine.checkpoint.config.vocab_size):
+        self.ids: dict[str, int] = {}
+        for token in range(size):
             if token not in special:
                 try:
-                    self.words.setdefault(tokenizer.token_bytes(token).decode(), token)
+                    self.ids.setdefault(tokenizer.token_bytes(token).decode(), token)
                 except UnicodeDecodeError:
                     continue
-        self.spelling = list(self.words)
-        alphabet = {c: i for i, c in enumerate(sorted(set("".join(self.spelling))))}
+        self.spelling = list(self.ids)
+        self.alphabet = {c: i for i, c in enumerate(sorted(set("".join(self.spelling))))}
         rows, columns, counts = [], [], []
         for i, word in enumerate(self.spelling):
             for c, n in Counter(word).items():
                 rows.append(i)
-                columns.append(alphabet[c])
+                columns.append(self.alphabet[c])
                 counts.append(n)
-        self.alphabet = alphabet
         self.letters = (np.array(rows), np.array(columns), np.array(counts))
         self.lengths = np.array([len(word) for word in self.spelling])
 
@@ -106,26 +105,47 @@ class _Rescorer:
             self.spelling[i] for i in np.nonzero(bound <= most)[0] if 0 < edit_distance(self.spelling[i], word) <= most
         ]
 
+
+_words = lru_cache(maxsize=4)(_Words)  # half a second for a large vocabulary
+
+
+@dataclass
+class _Rescorer:
+    engine: Engine
+    context: list[int]
+    channel: float
+    num_calls: int = 0
+
+    def __post_init__(self) -> None:
+        denoiser = self.engine.denoiser
+        self.words = _words(self.engine.tokenizer, self.engine.checkpoint.config.vocab_size)
+        self.told = denoiser.new_cache(1, len(self.context))  # read once, forked for every stretch
+        denoiser.read(torch.tensor([self.context]), torch.tensor([len(self.context)]), self.told)
+
     def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities about the next position after each token of each row, float32 `[B, T, V]`."""
+        """Logits about the next position after each token of each row, float32 `[B, T, V]`."""
         counts = torch.tensor([len(row) for row in rows])
         ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         self.num_calls += len(rows)
-        return self.engine.denoiser.read(ids, counts, cache, every=True).logits.log_softmax(-1)
+        return self.engine.denoiser.read(ids, counts, cache, every=True).logits
 
-    def scores(self, cache: KVCache, length: int, ahead: Tensor, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """log p of every token of each row, after the first `length` positions of `cache` (one row), `ahead` `[V]` next."""
-        out: list[list[float]] = []
-        for first in range(0, len(rows), _ROWS):
-            part = [list(row) for row in rows[first : first + _ROWS]]
-            longest = max(map(len, part))
-            fork = cache.fork([0] * len(part), length, length + longest)
-            behind = self.read(fork, part)
-            for i, row in enumerate(part):
-                laws = torch.cat((ahead[None], behind[i, : len(row) - 1]))
-                out.append(laws.gather(1, torch.tensor(row)[:, None])[:, 0].tolist())
+    def scores(self, cache: KVCache, length: int, ahead: Tensor, rows: Sequence[Sequence[int]]) -> list[float]:
+        """log p of each row (none empty), after the first `length` positions of `cache` (one row), `ahead` `[V]` next.
+
+        The last token of a row is judged, not read.
+        """
+        out = [float(ahead[row[0]]) for row in rows]
+        longer = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
+        for first in range(0, len(longer), _ROWS):
+            part = longer[first : first + _ROWS]
+            longest = len(rows[part[-1]]) - 1
+            logits = self.read(cache.fork([0] * len(part), length, length + longest), [rows[i][:-1] for i in part])
+            for i, law in zip(part, logits, strict=True):
+                after = torch.tensor(rows[i][1:])
+                law = law[: len(after)]
+                out[i] += float((law.gather(1, after[:, None])[:, 0] - law.logsumexp(-1)).sum())
         return out
 
     def candidates(
@@ -139,33 +159,35 @@ class _Rescorer:
             if text != old:
                 found[text] = max(score, found.get(text, -1e9))
 
-        for word in self.near(old, 2 if len(old) > 4 else 1):
-            offer(word, float(ahead[self.words[word]]) - self.channel * edit_distance(word, old))
+        for word in self.words.near(old, 2 if len(old) > 4 else 1):
+            offer(word, float(ahead[self.words.ids[word]]) - self.channel * edit_distance(word, old))
         decode = self.engine.tokenizer.decode
         states: list[tuple[list[int], float]] = [([], 0.0)]
         for depth in range(3):
             if depth:
                 fork = cache.fork([0] * len(states), length, length + depth)
-                laws = self.read(fork, [ids for ids, _ in states])[:, -1]
+                laws = self.read(fork, [ids for ids, _ in states])[:, -1].log_softmax(-1)
             else:
                 laws = ahead[None]
-            longer = []
+            longer = list[tuple[float, float, str, list[int]]]()  # the best 2 * beam, worst first
             for (ids, score), law in zip(states, laws, strict=True):
-                best = law.topk(200 if depth == 0 else 40)
+                best = law.topk(min(200 if depth == 0 else 40, len(law)))
                 for token, logp in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                    if len(longer) == 2 * beam and score + logp <= longer[0][0]:
+                        break  # a text costs nothing at best
                     text = decode([*ids, token])
-                    if "�" in text or not text.strip() or len(text) > len(old) + 8:
+                    if "\ufffd" in text or not text.strip() or len(text) > len(old) + 8:
                         continue
                     cost = self.channel * prefix_distance(text, old)
-                    longer.append(([*ids, token], score + logp, score + logp - cost, text))
-            longer.sort(key=lambda x: -x[2])
-            states = [(ids, score) for ids, score, _, _ in longer[:beam]]
-            for _, score, _, text in longer[: 2 * beam]:
+                    bisect.insort(longer, (score + logp - cost, score + logp, text, [*ids, token]))
+                    del longer[: -2 * beam]
+            longer.reverse()
+            states = [(ids, score) for _, score, _, ids in longer[:beam]]
+            for _, score, text, _ in longer:
                 offer(text, score - self.channel * edit_distance(text, old))
                 if depth == 0:  # as an insertion before the unit
                     offer(text + old, score - self.channel * len(text) + units[at].score)
-        kept = sorted(found, key=lambda text: -found[text])[: 3 * beam]
-        return ["", *kept]
+        return ["", *sorted(found, key=lambda text: -found[text])[:_TRIED]]
 
 
 def rescore(
@@ -238,7 +260,7 @@ def _units(engine: Engine, text: str, start: int, end: int, locks: Locks) -> lis
 def _revise_stretch(rescorer: _Rescorer, units: list[_Unit], margin: float, beam: int, places: int) -> list[Hunk]:
     """Apply the best change of the least likely places, again and again, until none gains enough. Changes `units`."""
     hunks: list[Hunk] = []
-    tried: set[tuple[str, ...]] = set()
+    known: dict[tuple[str, ...], tuple[float, str]] = {}  # what a place has, among the words around it
     while True:
         flat = [token for unit in units for token in unit.ids]
         if not flat or all(unit.locked for unit in units):
@@ -246,12 +268,10 @@ def _revise_stretch(rescorer: _Rescorer, units: list[_Unit], margin: float, beam
         room = rescorer.engine.checkpoint.config.max_length - len(rescorer.context) - _WINDOW
         if len(flat) > room:
             raise ValueError(f"a sentence has {len(flat)} tokens; at most {room} fit the model beside the instruction")
-        denoiser = rescorer.engine.denoiser
-        cache = denoiser.new_cache(1, len(rescorer.context) + len(flat))
-        denoiser.read(torch.tensor([rescorer.context]), torch.tensor([len(rescorer.context)]), cache)
+        cache = rescorer.told.fork([0], capacity=len(rescorer.context) + len(flat))
         assert cache.ahead is not None
-        laws = torch.cat(
-            (cache.ahead.log_softmax(-1), rescorer.read(cache, [flat])[0])
+        laws = torch.cat((cache.ahead, rescorer.read(cache, [flat])[0])).log_softmax(
+            -1
         )  # [T + 1, V], row i about token i
         token_scores = laws[:-1].gather(1, torch.tensor(flat)[:, None])[:, 0].tolist()
         offset, starts = 0, []
@@ -262,40 +282,44 @@ def _revise_stretch(rescorer: _Rescorer, units: list[_Unit], margin: float, beam
         order = sorted((i for i, unit in enumerate(units) if not unit.locked), key=lambda i: units[i].score)
         best: tuple[float, int, str] | None = None
         for at in order[:places]:
-            key = (*(unit.text for unit in units[max(0, at - 8) : at + 8]), str(at))
-            if key in tried:
-                continue
-            tried.add(key)
-            gain, new = _best_candidate(rescorer, units, at, starts, flat, token_scores, laws, cache, beam)
+            key = (str(units[at].start), *(unit.text for unit in units[max(0, at - 8) : at + 8]))
+            if key not in known:
+                known[key] = _best_candidate(rescorer, units, at, starts, flat, token_scores, laws, cache, beam)
+            gain, new = known[key]
             if gain > margin and (best is None or gain > best[0]):
                 best = (gain, at, new)
         if best is None:
             return hunks
         gain, at, new = best
-        tried.clear()
         unit = units[at]
         sure = 1 / (1 + math.exp(-min(gain, 700)))
         hunks.append(Hunk(unit.start, unit.end, unit.text, new, sure, round(gain, 2)))
         units[at] = _Unit(new, rescorer.engine.tokenizer.encode(new), unit.start, unit.end, True)
-    return hunks
 
 
 def _best_candidate(
     rescorer: _Rescorer, units: list[_Unit], at: int, starts: list[int], flat: list[int], token_scores: list[float],
     laws: Tensor, cache: KVCache, beam: int,
 ) -> tuple[float, str]:  # fmt: skip
-    """The candidate with the largest gain in nats over what stands there, its channel cost taken off."""
-    unit, ahead = units[at], laws[starts[at]]
-    length = len(rescorer.context) + starts[at]
-    after = flat[starts[at] + len(unit.ids) :][:_WINDOW]
-    scored_now = sum(token_scores[starts[at] : starts[at] + len(unit.ids) + len(after)])
-    texts = rescorer.candidates(units, at, cache, length, ahead, beam)
-    pairs = [(text, rescorer.engine.tokenizer.encode(text) + after) for text in texts]
-    texts, rows = [text for text, row in pairs if row], [row for _, row in pairs if row]
-    scores = rescorer.scores(cache, length, ahead, rows)
-    gains = [
-        sum(score) - scored_now - rescorer.channel * edit_distance(text, unit.text)
-        for text, score in zip(texts, scores, strict=True)
-    ]
-    index = int(np.argmax(gains))
-    return gains[index], texts[index]
+    """The candidate with the largest gain in nats over what stands there, its channel cost taken off.
+
+    All are read with the few tokens right of them, and the best of these with all that the window holds.
+    """
+    unit, start = units[at], starts[at]
+    length, end = len(rescorer.context) + start, start + len(unit.ids)
+
+    def gains(texts: Sequence[str], window: int) -> dict[str, float]:
+        after = flat[end : end + window]
+        rows = {text: row for text in texts if (row := rescorer.engine.tokenizer.encode(text) + after)}
+        scores = rescorer.scores(cache, length, laws[start], list(rows.values()))
+        now = sum(token_scores[start : end + len(after)])
+        return {
+            text: score - now - rescorer.channel * edit_distance(text, unit.text)
+            for text, score in zip(rows, scores, strict=True)
+        }
+
+    found = gains(rescorer.candidates(units, at, cache, length, laws[start], beam), _NEAR)
+    if len(flat) > end + _NEAR:
+        found = gains(sorted(found, key=lambda text: -found[text])[:_LEFT], _WINDOW)
+    new = max(found, key=lambda text: found[text], default="")
+    return found.get(new, -math.inf), new

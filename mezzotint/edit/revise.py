@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mezzotint.alignment import DELETE, SLOT
+from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
 from mezzotint.edit.ask import Ask, Report, silent
 from mezzotint.edit.passages import Passage, Reader, Sizes, edited, passages
@@ -208,7 +210,11 @@ def changes_of(canvas: Canvas, source: Source, spot: Spot, gone: dict[int, float
 
 def never_written(engine: Engine) -> tuple[int, ...]:
     """Ids that no edit writes: special ones, those without a token, and zero bytes, which would make the text binary."""
-    tokenizer, size = engine.tokenizer, engine.checkpoint.config.vocab_size
+    return _never_written(engine.tokenizer, engine.checkpoint.config.vocab_size)
+
+
+@lru_cache(maxsize=4)
+def _never_written(tokenizer: Tokenizer, size: int) -> tuple[int, ...]:
     special = set(tokenizer.specials.values())
     plain = (i for i in range(min(size, tokenizer.vocab_size)) if i not in special)
     allowed = {i for i in plain if b"\0" not in tokenizer.token_bytes(i)}

@@ -3,6 +3,7 @@
 diffusion   canvases denoised from the source          weights that have learnt to denoise
 rescore     words tried and judged, left to right      any weights; corrections
 verified    written anew, the source as the draft      any weights that follow instructions; rewriting
+insert      phrases put where they fit                 any weights; keywords
 repair      sure errors overwritten, at equal length   weights that have learnt to doubt what they see; on request
 """
 
@@ -15,7 +16,7 @@ from mezzotint.edit.passages import follows
 from mezzotint.edit.repair import can_repair
 from mezzotint.engine.engine import Engine
 
-WAYS = ("diffusion", "rescore", "verified", "repair")
+WAYS = ("diffusion", "rescore", "verified", "repair", "insert")
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ def choose(engine: Engine, ask: Ask, way: str = "auto") -> Choice:
     engine.must_read()
     name, facts = engine.checkpoint.name, engine.checkpoint.facts
     possible = _possible(engine)
+    if way == "insert" and not ask.phrases:
+        raise ValueError("insert works phrases in, and none are given; take --preset seo --with keywords=...")
     if way != "auto":
         if way not in WAYS:
             raise ValueError(f"unknown way {way!r}; known: auto, {', '.join(WAYS)}")
         if way not in possible:
             raise ValueError(f"{name} cannot edit by {way}; it can by {', '.join(possible)}")
         return Choice(way, "as asked")
+    if ask.phrases:
+        return Choice("insert", "phrases are to be worked in, and any weights can judge where")
     known = {way: found for way in possible if (found := MEASURED.get((name, ask.rewrites, way)))}
     if len(known) > 1:
         best = max(known, key=lambda way: (known[way].score, -known[way].seconds))
@@ -80,5 +85,6 @@ def _possible(engine: Engine) -> list[str]:
         "rescore": True,
         "verified": follows(engine),
         "repair": can_repair(engine),
+        "insert": True,
     }
     return [way for way in WAYS if able[way]]

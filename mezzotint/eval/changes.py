@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
+from mezzotint.edit.checks import SENTENCE
 from mezzotint.eval.metrics import f_beta
 
 TOKEN = regex.compile(r"\w+|\s+|[^\w\s]")
 _WORD = regex.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
-_SENTENCE = regex.compile(r"[^.!?\n]+[.!?]*")
 
 
 class Change(NamedTuple):
@@ -73,7 +73,7 @@ def syllables(word: str) -> int:
 
 def sentences(text: str) -> list[str]:
     """Those that hold a word, without the white space around them."""
-    return [found.strip() for found in _SENTENCE.findall(text) if _WORD.search(found)]
+    return [found.strip() for found in SENTENCE.findall(text) if _WORD.search(found)]
 
 
 def grade(text: str) -> float | None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mezzotint.edit.checks import keywords as missing_keywords
-from mezzotint.edit.hunks import Edit, Hunk
+from mezzotint.edit.checks import absent
 from mezzotint.engine.engine import Engine
 from mezzotint.eval import edit_items, gleu
 from mezzotint.eval.changes import TOKEN, grade, kept, pooled_f, right_changes, sentences
@@ -117,10 +116,16 @@ def passed(done: Sequence[Done], engine: Engine) -> list[Measure]:
 
 def worked_in(done: Sequence[Done], engine: Engine) -> list[Measure]:
     """All keywords in sentences; and so that each changed sentence stays likely and the rest of the text stands."""
-    good = [one.score and _likely(one, engine) and _others_kept(one) for one in done]
+    likely, stayed = [_likely(one, engine) for one in done], [_others_kept(one) for one in done]
+    whole = [one.score == 1 and fine and same for one, fine, same in zip(done, likely, stayed, strict=True)]
+    asked = [[word.strip() for word in one.gold["keywords"].split(",")] for one in done]
+    share = [1 - len(_missing(one.gold, one.text)) / len(words) for one, words in zip(done, asked, strict=True)]
     return [
         mean("all keywords in sentences", [one.score for one in done]),
-        mean("and likely, rest unchanged", [float(bool(g)) for g in good]),
+        mean("keywords in sentences", share),
+        mean(f"changed sentences at most {LIKELY}x", [float(fine) for fine in likely]),
+        mean(f"{STAY:.0%} of the other tokens stay", [float(same) for same in stayed]),
+        mean("all three", [float(fine) for fine in whole]),
         _locality(done),
     ]
 
@@ -134,10 +139,10 @@ def _others_kept(done: Done) -> bool:
 def _likely(done: Done, engine: Engine) -> bool:
     """Is no changed sentence more than 1.5 times as perplexing as the one in its place (an added one: as the worst there was)?"""
     old, new = sentences(done.gold["before"]), sentences(done.text)
-    worst = max((perplexity(engine, sentence) for sentence in old), default=math.nan)
     for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         for i, sentence in enumerate(new[c:d] if kind != "equal" else ()):
-            least = perplexity(engine, old[a + i]) if a + i < b else worst
+            likely = [perplexity(engine, one) for one in (old[a + i : a + i + 1] if a + i < b else old)]
+            least = max(likely, default=math.nan)
             if perplexity(engine, sentence) > LIKELY * least:
                 return False
     return True
@@ -173,10 +178,13 @@ def _fluent(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
 
 
 def _worked_in(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
-    before = item.gold["before"]
-    whole = Edit(before, [Hunk(0, len(before), before, text)])
-    problem = missing_keywords(whole, {"keywords": item.gold["keywords"]})
-    return Verdict.of(problem is None, problem or "")
+    missing = _missing(item.gold, text)
+    return Verdict.of(not missing, f"not in a sentence: {', '.join(missing)}" if missing else "")
+
+
+def _missing(gold: Mapping[str, Any], text: str) -> list[str]:
+    """Keywords that stand in no sentence of a text."""
+    return absent(text, gold["keywords"])
 
 
 def _easier(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
@@ -190,7 +198,7 @@ def _easier(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
 @dataclass(frozen=True)
 class Part:
     """missing: what to say where it has no items. code: answers are run, in the sandbox. corrects: an edit puts right what is
-    wrong, so that ways which follow no request are measured too."""
+    wrong, so that ways which follow no request are measured too. inserts: phrases are to be worked in."""
 
     name: str
     title: str
@@ -200,9 +208,12 @@ class Part:
     missing: str = "no texts of its kind"
     code: bool = False
     corrects: bool = False
+    inserts: bool = False
 
     def goes(self, way: str) -> bool:
         """Does this way do what the part asks for?"""
+        if way == "insert":
+            return self.inserts
         return self.corrects or way not in ("rescore", "repair")
 
     @property
@@ -240,7 +251,7 @@ PARTS = {
         Part("grammar", "JFLEG dev", edit_items.grammar, _fluent, fluent, _JFLEG, corrects=True),
         Part("fix", "HumanEvalFix", edit_items.fixes, fix_judge, passed, _FIX, True),
         Part("convert", "Code to Python", edit_items.translations, fix_judge, passed, _CONVERT, True),
-        Part("keywords", "Keywords into pages", edit_items.keywords, _worked_in, worked_in, _PAGES),
+        Part("keywords", "Keywords into pages", edit_items.keywords, _worked_in, worked_in, _PAGES, inserts=True),
         Part("audience", "For ten-year-olds", edit_items.hard_texts, _easier, easier, "no text of eight school years or more"),
     )
 }  # fmt: skip

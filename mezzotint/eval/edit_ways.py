@@ -1,6 +1,6 @@
 """Ways of editing as systems that a benchmark asks: the same weights, the same text, the same request.
 
-    diffusion, rescore, verified, repair     `mezzotint.edit`: the text is where it starts from
+    diffusion, rescore, verified, ...        `mezzotint.edit`: the text is where it starts from
     ar                                       the request and the text are read, the text is written again token by token
 
 Seconds are a whole edit's, what is read first included; calls leave that out.
@@ -29,15 +29,17 @@ from mezzotint.eval.store import Answer
 from mezzotint.eval.task import Item
 
 WAYS = (*EDITS, "ar")
-USUAL = ("diffusion", "verified", "ar")
+USUAL = ("diffusion", "verified", "insert", "ar")
 
 
 def unable(engine: Engine, way: str) -> str:
     """Why a checkpoint cannot edit in this way; nothing where it can."""
     if way == "ar":
         return "" if follows(engine) else f"{engine.checkpoint.name} reads no request, so it cannot be asked to rewrite"
+    if way == "insert" and not follows(engine):
+        return f"{engine.checkpoint.name} reads no request, and the texts that keywords are worked into come with one"
     try:
-        choose(engine, Ask(), way)
+        choose(engine, Ask(phrases=("-",) if way == "insert" else ()), way)
     except ValueError as error:
         return str(error)
     return ""
@@ -73,7 +75,8 @@ def asked(gold: Mapping[str, Any], seed: int = 0) -> tuple[Ask, Where]:
         return Ask(gold["instruction"], seed=seed), Where(keep_layout=False)
     named = preset(gold["preset"])
     ask = named.ask(dict.fromkeys(named.needs, "-"), seed=seed)
-    return replace(ask, instruction=gold["instruction"]), Where(keep_layout=named.keep_layout)
+    phrases = tuple(word.strip() for word in gold["keywords"].split(",")) if named.inserts else ()
+    return replace(ask, instruction=gold["instruction"], phrases=phrases), Where(keep_layout=named.keep_layout)
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Editing:
         checkpoint = self.engine.checkpoint
         about = {
             "model": checkpoint.name, "weights_sha256": checkpoint.weights_sha256(), "decode": self.way, "seed": self.seed,
-            "suite": "edit",
+            "suite": "edit", "compute": self.engine.compute,
         }  # fmt: skip
         return about if checkpoint.adapter is None else {**about, "adapter": checkpoint.adapter.folder.name}
 

@@ -215,7 +215,7 @@ class InstantEdit(Body):
     only_doubtful: bool = False
     budget: Annotated[float | None, Field(ge=0, le=1)] = None
     strength: Annotated[float | None, Field(ge=0, le=1)] = None
-    way: Literal["auto", "diffusion", "rescore", "verified", "repair"] = "auto"
+    way: Literal["auto", "diffusion", "rescore", "verified", "repair", "insert"] = "auto"
 
 
 class HunkAnswer(BaseModel):

@@ -1,10 +1,13 @@
 """Infilling: the given text stays to the byte, known texts are found to the token, random weights break no promise."""
 
 import dataclasses
+import random
 
+import documents
 import pytest
 import torch
 from checkpoints import tiny_checkpoint
+from networks import Shallow
 
 import mezzotint as mz
 from mezzotint.edit.infill import Look, certainty, fit, infill, literal, search, split_holes
@@ -87,6 +90,25 @@ def test_on_random_weights_the_given_text_is_untouched_and_seeds_repeat(folder, 
             )
         again = infill(engine, TRICKY, policy, seed=5, max_length=3)
         assert again.text == result.text and again.num_calls == result.num_calls
+
+
+def test_under_every_policy_the_text_around_holes_stays_to_the_byte(folder, count):
+    engine, rng, names = engine_of(folder, shift=0), random.Random(0), list(POLICIES)
+    engine.denoiser = Shallow(engine.checkpoint.config.vocab_size, 256)
+    total = count(10_000)
+    for trial in range(total):
+        pieces = [documents.document(rng, 20) for _ in range(rng.choice((2, 2, 3)))]
+        text = literal(pieces[0], before_hole=True)
+        for n, piece in enumerate(pieces[1:], 2):
+            text += f"[[{rng.choice((1, 1, 2))}]]" + literal(piece, before_hole=n < len(pieces))
+        result = infill(engine, text, names[trial % len(names)], seed=trial, temperature=rng.choice((0, 1)))
+        around, last = [], 0
+        for hole in result.holes:
+            around.append(result.text[last : hole.start])
+            last = hole.end
+        assert [*around, result.text[last:]] == pieces, (trial, text, names[trial % len(names)])
+        assert result.text.encode().decode() == result.text
+    print(f"{total} documents under {len(names)} policies")
 
 
 @pytest.mark.parametrize("shift", [0, 1])

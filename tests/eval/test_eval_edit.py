@@ -103,10 +103,14 @@ def test_keywords_count_in_sentences_only():
 
 def test_a_likely_sentence_and_an_unlikely_one(engine):
     before = "The blue horses wait in the garden. Mia has three green apples."
-    likely = done("The blue horses wait in the garden. Mia has four green apples.", 1.0, before=before)
-    odd = done("The blue horses wait in the garden. Q%z has]] fo4r x grn apples.", 1.0, before=before)
-    values = [edit_parts.worked_in([one], engine)[1].value for one in (likely, odd)]
-    assert values[1] == 0.0
+    likely = done("The blue horses wait in the garden. Mia has four green apples.", 1.0, before=before, keywords="four")
+    odd = done("The blue horses wait in the garden. Q%z has]] fo4r x grn apples.", 1.0, before=before, keywords="grn")
+    found = [{m.name: m.value for m in edit_parts.worked_in([one], engine)} for one in (likely, odd)]
+    assert [table["changed sentences at most 1.5x"] for table in found] == [1.0, 0.0]
+    assert [table["all three"] for table in found] == [0.0, 0.0]  # another word stood there
+    more = done(before.replace("has three", "has four, three"), 1.0, before=before, keywords="four, five")
+    table = {m.name: m.value for m in edit_parts.worked_in([more], engine)}
+    assert table["keywords in sentences"] == 0.5 and table["98% of the other tokens stay"] == 1.0
     assert edit_ways.perplexity(engine, likely.text) < edit_ways.perplexity(engine, odd.text)
     assert math.isnan(edit_ways.perplexity(engine, ""))
 
@@ -174,7 +178,7 @@ def test_a_translation_is_executed(tmp_path, strict):
 
 def test_ways_of_a_checkpoint(engine):
     ways, notes = edit_ways.chosen(engine, None)
-    assert ways == ["diffusion"] and len(notes) == 2
+    assert ways == ["diffusion"] and len(notes) == 3
     assert edit_ways.chosen(engine, "repair, diffusion")[0] == ["repair", "diffusion"]
     with pytest.raises(ValueError, match="unknown way 'left'"):
         edit_ways.chosen(engine, "left")
