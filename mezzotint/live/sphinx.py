@@ -1,7 +1,7 @@
 """The embedded transcriber: pocketsphinx (BSD), whose wheel holds a US English acoustic model, dictionary and trigram model.
 
-Its voice activity detector (WebRTC's) cuts the sound into utterances; what is no speech never reaches the decoder. While an utterance
-goes on the first pass tells what it has; at the end two more passes over all of it decide, and often change their mind.
+Its voice activity detector (WebRTC's) cuts the sound into utterances; what is no speech never reaches the decoder. While an
+utterance goes on, the first pass tells what it has; at its end two more over all of it decide, and often change their mind.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ point of the group `mezzotint.transcribers`, or as `package.module:name`: someth
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -37,8 +38,8 @@ class Spoken:
 class Hypothesis:
     """What is heard of an utterance, from `start` to `end` in seconds since the beginning. final: nothing of it changes any more.
 
-    words: of a final one, where the transcriber tells them. readings: other texts it might be, with the transcriber's log-probability
-    in nats up to a constant, likeliest first, `text` among them.
+    words: of a final one, where the transcriber tells them. readings: other texts it might be, with the transcriber's
+    log-probability in nats up to a constant, likeliest first, `text` among them.
     """
 
     text: str
@@ -182,7 +183,7 @@ def hypotheses(transcriber: Transcriber, chunks: Iterable[bytes]) -> Iterator[Hy
 
 def newest(found: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Without drafts that a newer hypothesis of the same utterance has overtaken."""
-    kept = [one for one, after in zip(found, found[1:], strict=False) if one.final or after.start != one.start]
+    kept = [one for one, after in itertools.pairwise(found) if one.final or after.start != one.start]
     return [*kept, *found[-1:]]
 
 
