@@ -692,6 +692,9 @@ def serve(
     rival: Annotated[
         list[str] | None, typer.Option(help="openai:NAME or mercury:NAME, for the playground's race; repeatable.")
     ] = None,
+    transcriber: Annotated[
+        str, typer.Option(help="What hears speech: pocketsphinx, or a plug-in as for transcribe.")
+    ] = "pocketsphinx",
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -722,6 +725,7 @@ def serve(
         max_tokens=max_tokens,
         deadline=deadline,
         rivals=tuple(rival or ()),
+        transcriber=transcriber,
     )
 
     _serve(settings, model, adapter)
