@@ -81,9 +81,9 @@ def chosen(heard: Hypothesis, nats: Sequence[float], weight: float) -> str:
 
 
 def denoised(engine: Engine, text: str, sure: float) -> str:
-    """The text with what was overwritten; as it was heard where nothing is, or where it is too long to read at once."""
+    """The text with what was overwritten; as it was heard where nothing is. Raises ValueError for one that is too long."""
     if not text:
         return text
     given = sentence(text)
-    made = repair(engine, given, sure).text
+    made = repair(engine, given, sure).after
     return text if made == given else made

@@ -58,7 +58,7 @@ def sentences(count, tuned=False, seed=0):
         if early != tuned and all(word in known for word in words(one)) and " ".join(words(one)) not in seen
     )
     assert len(fit) >= count, f"{len(fit)} sentences fit; {count} are wanted"
-    return random.Random(seed).sample(fit, count)
+    return random.Random(seed).sample(fit, len(fit))[:count]  # fewer are the first of more
 
 
 def said(text, voice="en-us"):
