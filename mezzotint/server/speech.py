@@ -150,7 +150,7 @@ def add(app: FastAPI, service: Service) -> None:
             captions = await service.first(request, work)
         else:
             captions = [captioner.take(one) for one in heard]
-        request.state.log |= {"seconds": round(length, 2), "utterances": len(captions)}
+        request.state.log |= {"sound_s": round(length, 2), "utterances": len(captions)}
         return _answer(wanted, captions, length)
 
     @app.get("/v1/audio/live", responses={101: {"description": "a WebSocket, for one that asks for it"}})

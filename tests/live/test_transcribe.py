@@ -17,7 +17,7 @@ from mezzotint.live.transcribe import Caption, Captioner, Hypothesis, Spoken, hy
 from mezzotint.live.translate import Live, Writer
 
 speech = pytest.mark.skipif(spoken.espeak() is None, reason="espeak-ng is not installed: scripts/espeak.sh")
-SPOKEN = "We will meet again tomorrow morning."
+SPOKEN = "It is also possible that he will come as a result of this."
 
 
 @pytest.fixture(scope="module")

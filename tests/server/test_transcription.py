@@ -14,13 +14,13 @@ import pytest
 from conftest import CHROMIUM, FLAGS, UNSAFE
 
 sys.path.append(str(Path(__file__).parents[1] / "live"))
-import spoken  # noqa: E402  # of another folder of tests
+import spoken
 
 client = pytest.importorskip("websockets.sync.client")
 pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed: pip install 'mezzotint[speech]'")
 pytest.importorskip("multipart", reason="python-multipart is not installed: pip install 'mezzotint[server]'")
 pytestmark = pytest.mark.skipif(spoken.espeak() is None, reason="espeak-ng is not installed: scripts/espeak.sh")
-SPOKEN = "We will meet again tomorrow morning."
+SPOKEN = "It is also possible that he will come as a result of this."
 
 
 @pytest.fixture(scope="module")
