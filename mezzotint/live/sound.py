@@ -86,12 +86,12 @@ class Converter:
 def _samples(data: bytes, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """From -1 to 1."""
     if width == 1:  # unsigned, the only one
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if width == 3:
         parts = np.frombuffer(data, np.uint8).reshape(-1, 3)
         data = np.concatenate((np.zeros((len(parts), 1), np.uint8), parts), 1).tobytes()
     bits = 16 if width == 2 else 32
-    return np.frombuffer(data, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
+    return np.frombuffer(data, f"<i{bits // 8}").astype(np.float32) / np.float32(2 ** (bits - 1))
 
 
 def pcm(stream: BinaryIO, name: str, raw: Form | None = None) -> Iterator[bytes]:
