@@ -218,14 +218,18 @@ def main() -> None:
         rows.append(row)
     length, spent = sum(one.length for one in every), sum(one.took for one in every)
     lines = [
-        f"{args.count} held-out sentences, {len(voices)} voices of espeak-ng, WAV at 22,050 Hz; settings chosen on {args.tune} others: "
+        f"{args.count} held-out sentences, {len(voices)} voices of espeak-ng, WAV at 22,050 Hz; "
+        f"settings chosen on {args.tune} others: "
         + ", ".join(f"{way} at {value:g}" for way, value in chosen_settings.items()) + ".",
         f"pocketsphinx: {spent / length:.2f} seconds of processor a second of sound, "
         f"{sum(one.drafts for one in every) / len(every):.1f} drafts a sentence. Repair: "
         + ", ".join(f"{way} {value:.2f} s of processor a sentence" for way, value in took.items()) + ".",
         "",
         *report.table(
-            ["voice", "sentences with an error", "WER as heard", "best reading", *(x for w in ways for x in (f"WER, {w}", "change, 95%"))],
+            [
+                "voice", "sentences with an error", "WER as heard", "best reading",
+                *(x for w in ways for x in (f"WER, {w}", "change, 95%")),
+            ],
             rows,
         ),
         *tables,
