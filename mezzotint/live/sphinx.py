@@ -58,13 +58,15 @@ class Sphinx:
 
     def end(self) -> list[Hypothesis]:
         found: list[Hypothesis] = []
-        if self._open:
-            speech = self._ends.end_stream(self._rest)
-            if speech:
-                self._take(speech, found)
+        try:
             if self._open:
-                self._close(found)
-        self._begin()
+                speech = self._ends.end_stream(self._rest or bytes(2))  # it takes no empty frame
+                if speech:
+                    self._take(speech, found)
+                if self._open:
+                    self._close(found)
+        finally:
+            self._begin()
         return [one for one in found if one.final]
 
     def _take(self, speech: bytes, found: list[Hypothesis]) -> None:
