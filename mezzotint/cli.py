@@ -7,6 +7,7 @@ verbs: `mezzotint --help` starts without torch.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -728,6 +729,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
     remote: Remotes = None,
+    transcriber: Annotated[
+        str, typer.Option(help="What hears speech: pocketsphinx, or a plug-in as for transcribe.")
+    ] = "pocketsphinx",
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -758,6 +762,7 @@ def serve(
         max_tokens=max_tokens,
         deadline=deadline,
         remotes=tuple(remote or ()),
+        transcriber=transcriber,
     )
 
     _serve(settings, model, adapter)
@@ -927,6 +932,60 @@ def translate(
         command.follow(engine, told, lines, words, onto, newest)
     else:
         command.whole(engine, told, given, onto)
+
+
+@app.command()
+@reporting
+def transcribe(
+    sound: Annotated[str, typer.Argument(help="A WAV file; - reads a WAV from standard input.")],
+    live: Annotated[
+        bool, typer.Option("--live", help="Show drafts while it is spoken; a file is heard at its own speed.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="No header: int16, little-endian, of --rate and --channels.")
+    ] = False,
+    rate: Annotated[int, typer.Option(help="With --raw: samples a second.")] = 16_000,
+    channels: Annotated[int, typer.Option(help="With --raw: channels.")] = 1,
+    repair: Annotated[bool, typer.Option("--repair", help="Have the model repair what was heard.")] = False,
+    repair_by: Annotated[str, typer.Option(help="How: readings or denoise.")] = "readings",
+    translate_to: Annotated[str | None, typer.Option(help="Translate it to this language.")] = None,
+    source: Annotated[str, typer.Option("--from", help="The language spoken, for the translation.")] = "English",
+    form: Annotated[str, typer.Option("--format", help="text, json (a line a caption), srt or vtt.")] = "text",
+    transcriber: Annotated[
+        str, typer.Option(help="pocketsphinx (English), or a plug-in: its name, or package.module:name.")
+    ] = "pocketsphinx",
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    compute: Compute = "auto",
+    threads: Cores = None,
+) -> None:
+    """What is said in a recording or at a microphone, as text, captions or subtitles; translated too, if you want."""
+    from mezzotint.live import listen
+    from mezzotint.live.mend import WAYS, mender
+    from mezzotint.live.sound import Form, pcm
+    from mezzotint.live.transcribe import Captioner, maker
+    from mezzotint.live.translate import Live, Writer
+
+    onto = listen.screen(form, live)
+    shape = Form(rate, channels) if raw else None
+    if not raw and (rate, channels) != (16_000, 1):
+        raise BadInput("--rate and --channels go with --raw; a WAV says its own")
+    if repair_by not in WAYS:
+        raise BadInput(f"--repair-by is {repair_by!r}; allowed: {', '.join(WAYS)}")
+    told = None if translate_to is None else Live(source, translate_to)
+    hears = maker(transcriber)()
+    mend = writer = None
+    with contextlib.ExitStack() as held:
+        stream = sys.stdin.buffer if sound == "-" else held.enter_context(open(sound, "rb"))
+        chunks = pcm(stream, "standard input" if sound == "-" else sound, shape)
+        if repair or told is not None:
+            engine, _ = _load(model, adapter, compute, threads)
+            mend = mender(engine, repair_by) if repair else None
+            writer = Writer(engine) if told is not None else None
+        if live and sound != "-":
+            chunks = listen.paced(chunks)
+        if not listen.listen(hears, Captioner(mend, writer, told), chunks, onto, live):
+            _note("no speech was heard")
 
 
 @app.command(cls=NamesInHelp)

@@ -7,6 +7,7 @@ POST /v1/chat/completions  /v1/instant-edit
      /v1/decisions                                           decisions.py
      /v1/embeddings  /tokenize  /detokenize                  tokens.py
      /v1/translate/stream, and a WebSocket /v1/translate/live   translate.py
+     /v1/audio/transcriptions, and a WebSocket /v1/audio/live   speech.py
 GET  /v1/models  /v1/models/{id}  /v1/traces/{id}  /health  /ready  /version  /metrics  /openapi.json
      /playground/                                            playground.py
 """
@@ -24,7 +25,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, playground, remotes, responses, tokens, translate
+from mezzotint.server import codes, decisions, fim, playground, remotes, responses, speech, tokens, translate
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
@@ -36,7 +37,7 @@ from mezzotint.server.sse import STREAMED
 from mezzotint.server.wire import Chat, EditAnswer, InstantEdit, param
 from mezzotint.server.worker import Cancelled, Worker
 
-STATUSES = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 404, 408, 413, 421, 429, 500, 501, 503, 504)
 REFUSALS = {404: "there is nothing at this address", 405: "this address does not take that method"}
 ERROR = {"description": "what was wrong", "content": {"application/json": {"schema": {"type": "object"}}}}
 
@@ -54,7 +55,7 @@ def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     )  # fmt: skip
     _errors(app, service.metrics)
     _text_routes(app, service)
-    for part in (fim, codes, responses, decisions, tokens, translate, remotes):
+    for part in (fim, codes, responses, decisions, tokens, translate, speech, remotes):
         part.add(app, service)
     _other_routes(app, service)
     playground.add(app, service, preview)

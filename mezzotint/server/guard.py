@@ -30,6 +30,7 @@ from mezzotint.server.worker import client
 OPEN = ("/health", "/ready", "/v1/health")  # asked by machines that have no key
 PAGE = ("/", "/playground", "/playground/")  # holds no secret, and asks its user for the key
 FILES = "/playground/files/"
+SOUND = "/v1/audio/transcriptions"  # longer than any text
 KEY = "key."  # a WebSocket's protocol that is a key, in base64url
 
 
@@ -110,7 +111,7 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises ApiError for one that is too long or too slow."""
-        most = self.settings.body_bytes
+        most = self.settings.audio_bytes if scope["path"] == SOUND else self.settings.body_bytes
         declared = Headers(scope=scope).get("content-length", "0")
         too_long = ApiError(413, f"the body is longer than the {most} bytes it may be", "request_too_large")
         if declared.isdecimal() and int(declared[:20]) > most:

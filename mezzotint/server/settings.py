@@ -25,7 +25,8 @@ LONGEST_HOLE = 64  # tokens between a prompt and its suffix
 class Settings:
     """name: of the model, for clients. preview_port: of the playground's previews, 0 any. queue: requests that may wait.
     max_tokens: longest answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive,
-    patience with a slow reader. remotes: models elsewhere that the playground may ask. Raises ValueError for values out of
+    patience with a slow reader. remotes: models elsewhere that the playground may ask. audio_bytes: of a recording.
+    transcriber: what hears (`live/transcribe.py`). Raises ValueError for values out of
     range, and for an open address without a key.
     """
 
@@ -36,18 +37,20 @@ class Settings:
     queue: int = 64
     max_tokens: int = 4096
     body_bytes: int = 2 << 20
+    audio_bytes: int = 25 << 20
     deadline: float = 300.0
     grace: float = 30.0
     receive: float = 10.0
     patience: float = 30.0
     preview_port: int = 0
     remotes: tuple[str, ...] = ()
+    transcriber: str = "pocketsphinx"
 
     def __post_init__(self) -> None:
         for field in ("port", "preview_port"):
             if not 0 <= (value := getattr(self, field)) <= 65535:
                 raise ValueError(f"{field} is {value}; it must lie between 0 and 65535")
-        for field in ("queue", "max_tokens", "body_bytes", "deadline", "grace", "receive", "patience"):
+        for field in ("queue", "max_tokens", "body_bytes", "audio_bytes", "deadline", "grace", "receive", "patience"):
             if not (value := getattr(self, field)) > 0:
                 raise ValueError(f"{field} is {value}; it must be more than 0")
         if any(not key.strip() for key in self.keys):

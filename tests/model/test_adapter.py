@@ -289,7 +289,7 @@ def test_a_draft_head_beside_weights_in_eight_bits():
     want = model.draft_among(hidden, before, among)
     model.head = torch.nn.Linear(48, 97, bias=False)
     model.head.weight.data = model.embedding.weight.data
-    rounded = RoundedLinear(model.head)
+    rounded = RoundedLinear(model.head, "int8")
     rounded.weight.copy_(model.head.weight)
     for head, near in ((model.head, 1e-5), (rounded, 0.1)):
         model.head = head

@@ -4,6 +4,7 @@ import { html, useState, useRef, useEffect } from "./vendor/preact.js";
 import { socket } from "./api.js";
 import { Problem } from "./cells.js";
 import { Knob } from "./knobs.js";
+import { Microphone } from "./microphone.js";
 
 const SAMPLE = "The old museum by the sea was closed for five years. It opens again on Sunday, and children pay nothing.";
 const RULES = {
@@ -112,6 +113,7 @@ export function Translate({ info, shown }) {
       <span class="note" role="status">${busy ? "Translating…" : ""}</span>
     </div>
     <${Problem} text=${problem} />
+    <${Microphone} target=${knobs.target_language} shown=${shown} />
     <section class="card" aria-label="Translation" aria-busy=${busy ? "true" : "false"}>
       <h2>${knobs.target_language || "Translation"}</h2>
       ${done.map((whole, n) => html`<p class="captions" key=${n}>${whole}</p>`)}
