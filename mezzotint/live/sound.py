@@ -111,7 +111,7 @@ def pcm(stream: BinaryIO, name: str, raw: Form | None = None) -> Iterator[bytes]
         raise ValueError(f"{name} cannot be read as WAV ({told}); allowed: {ALLOWED}") from None
 
 
-def seconds(data: bytes) -> float:
+def seconds(data: bytes | bytearray) -> float:
     """How long PCM of `RATE` lasts."""
     return len(data) / 2 / RATE
 
