@@ -132,7 +132,7 @@ class FastDenoiser(Denoiser):
         """threads: of the runtime; None for all cores that this process may use. exact: see `blocks_graph`."""
         nn.Module.__init__(self)
         c = parts.config
-        self.config, self.shift = c, parts.shift
+        self.config, self.held, self.shift = c, c, parts.shift
         self.threads = threads or available_cores()
         self.embedding = PackedEmbedding(parts.embedding)  # type: ignore[assignment]  # it answers as one does
         self.blocks = nn.ModuleList()

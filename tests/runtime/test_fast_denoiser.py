@@ -13,6 +13,8 @@ import tiny_checkpoint
 from gguf import quants
 
 import mezzotint as mz
+from mezzotint.engine.request import Text
+from mezzotint.engine.scheduler import Scheduler
 from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.cache import Recorded
 from mezzotint.runtime.denoiser import CHUNK, FastDenoiser
@@ -186,6 +188,18 @@ def test_every_decoder_runs_on_it(checkpoint, decode, draft):
     if decode == "verified":  # lossless: its own ar's text
         plain = fast.generate([mz.Request(r.prompt, decode="ar", max_tokens=20, raw=True) for r in requests])
         assert [reply.ids for reply in replies] == [reply.ids for reply in plain]
+
+
+def test_many_requests_on_it(checkpoint):
+    """Its graphs hold one text's cache at a time, so requests take turns: each writes what it writes alone."""
+    fast = mz.Engine(checkpoint, compute="int8", threads=1)
+    asked = [mz.Request("the thing", decode="ar", max_tokens=n, raw=True, temperature=0.8, seed=n) for n in (5, 20, 9)]
+    want = [fast.generate(request)[0].text for request in asked]
+    scheduler = Scheduler(fast)
+    streams = [scheduler.submit(request) for request in asked]
+    while scheduler.busy:
+        scheduler.tick()
+    assert ["".join(event.piece for event in stream if isinstance(event, Text)) for stream in streams] == want
 
 
 def test_an_adapted_folder_and_its_engine(checkpoint, adapted, tmp_path):

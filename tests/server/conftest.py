@@ -19,7 +19,7 @@ if not LACKING:
         """MEZZOTINT_TEST_MODEL names another checkpoint for the clients' tests, MEZZOTINT_TEST_COMPUTE how it computes. It is
         served as "tiny" all the same."""
         checkpoint = mz.load(os.environ.get("MEZZOTINT_TEST_MODEL", "tiny"))
-        return live.Held(mz.Engine(checkpoint, compute=os.environ.get("MEZZOTINT_TEST_COMPUTE", "auto")))
+        return live.Held(mz.Engine(checkpoint, compute=os.environ.get("MEZZOTINT_TEST_COMPUTE", "float32")))
 
     @pytest.fixture(scope="session")
     def base(engine):
