@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 MOST_FORMATS = 32  # whose automata are kept
-OWN_LENGTH = 2  # of drafts that nobody asked for: what `cost` predicts the least time for in float32 on two cores
+OWN_LENGTH = 2  # of drafts that nobody asked for: what takes the least time of all lengths in float32 on two cores
+NARROW = 256  # width below which int8 is slower than float32: its calls are short, and it has more to set up
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
 
 
@@ -51,7 +52,7 @@ class Engine:
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
         `mezzotint[fast]`), int8-weights, fp8-weights, int4-weights (torch in `dtype`, weights rounded as they are read: any
-        family, less memory), or auto: int8 where it is possible. mesh: of ranks that share the network, on the CPU; each is
+        family, less memory), or auto: int8 where it is possible and faster. mesh: of ranks that share the network, on the CPU; each is
         given the same requests. Raises ValueError for another, and for int8 where it is not.
         """
         if threads is not None:
@@ -59,7 +60,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self._lattices: dict[Format, Lattice] = {}
-        self.compute = chosen(compute)
+        self.compute = "float32" if compute == "auto" and checkpoint.config.width < NARROW else chosen(compute)
         if self.compute == "int8":
             try:
                 self.denoiser: Denoiser = fast_denoiser(checkpoint, threads)
