@@ -32,7 +32,7 @@ def numbers(draw):
     if draw(st.booleans()):
         schema[draw(st.sampled_from(["minimum", "exclusiveMinimum"]))] = low / scale if scale > 1 else low
     if draw(st.booleans()):
-        schema[draw(st.sampled_from(["maximum", "exclusiveMaximum"]))] = low / scale + size
+        schema[draw(st.sampled_from(["maximum", "exclusiveMaximum"]))] = round(low / scale + size, 1)
     return schema
 
 
