@@ -103,7 +103,7 @@ def test_keywords_count_in_sentences_only():
 
 def test_a_likely_sentence_and_an_unlikely_one(engine):
     before = "The blue horses wait in the garden. Mia has three green apples."
-    likely = done("The blue horses wait in the garden. Mia has four green apples.", 1.0, before=before, keywords="four")
+    likely = done("The blue horses wait in the garden. Mia has two green apples.", 1.0, before=before, keywords="two")
     odd = done("The blue horses wait in the garden. Q%z has]] fo4r x grn apples.", 1.0, before=before, keywords="grn")
     found = [{m.name: m.value for m in edit_parts.worked_in([one], engine)} for one in (likely, odd)]
     assert [table["changed sentences at most 1.5x"] for table in found] == [1.0, 0.0]
