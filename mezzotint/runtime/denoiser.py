@@ -42,8 +42,9 @@ CHUNK = 128  # positions of one pass: wider ones are no faster a position, and a
 
 
 def session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    """Loads by way of a file that is gone afterwards: of weights that are given in memory the runtime keeps a second copy.
+    """Loads by way of a file that is gone afterwards: of weights given in memory the runtime keeps a second copy.
 
+    Where no file can be written, it has to.
     `model` loses its weights by it.
     """
     import onnxruntime
@@ -54,8 +55,12 @@ def session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSessio
     options.log_severity_level = 3
     # between two calls torch works on the same cores: threads that wait by spinning would be in its way
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    with tempfile.TemporaryDirectory(prefix="mezzotint-", ignore_cleanup_errors=True) as folder:
-        path = os.path.join(folder, "graph.onnx")
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="mezzotint-", ignore_cleanup_errors=True)
+    except FileNotFoundError:  # nowhere may be written
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with folder as name:
+        path = os.path.join(name, "graph.onnx")
         onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=1024)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
