@@ -52,8 +52,8 @@ class Engine:
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
         `mezzotint[fast]`), int8-weights, fp8-weights, int4-weights (torch in `dtype`, weights rounded as they are read: any
-        family, less memory), or auto: int8 where it is possible and faster. mesh: of ranks that share the network, on the CPU; each is
-        given the same requests. Raises ValueError for another, and for int8 where it is not.
+        family, less memory), or auto: int8 where it is possible and faster. mesh: of ranks that share the network, on the
+        CPU; each is given the same requests. Raises ValueError for another, and for int8 where it is not.
         """
         if threads is not None:
             torch.set_num_threads(threads)
