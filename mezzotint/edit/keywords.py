@@ -34,6 +34,7 @@ from mezzotint.edit.locks import Locks
 from mezzotint.edit.passages import start_id
 from mezzotint.engine.engine import Engine
 from mezzotint.model.cache import KVCache
+from mezzotint.sampler.verify import pad
 
 BEFORE, BRANCH = 2, 4  # tokens of the model before a phrase, and how many there are to choose from
 SENTENCES, PLACES, HOLES, WHOLE = 2, 3, 6, 4  # how many are looked at further: sentences; of each, places and holes
@@ -159,12 +160,8 @@ class _Inserter:
 
     def _ask(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits about what follows each token of each row, `[B, T, V]`."""
-        counts = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
         self.num_calls += len(rows)
-        return self.engine.denoiser.read(ids, counts, cache, every=True).logits
+        return self.engine.denoiser.read(*pad(rows), cache, every=True).logits
 
     def _after(self, number: int, holes: Sequence[Hole], more: Sequence[Sequence[int]]) -> list[Tensor]:
         """Of each hole, log p about what follows each of its ids and of `more` behind them, `[T, V]`."""

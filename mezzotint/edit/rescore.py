@@ -31,6 +31,7 @@ from mezzotint.edit.locks import Locks
 from mezzotint.edit.passages import follows, start_id
 from mezzotint.engine.engine import Engine
 from mezzotint.model.cache import KVCache
+from mezzotint.sampler.verify import pad
 
 _UNIT = re.compile(r"\s?[^\W_]+(?:['\u2019][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
 _ROWS = 16  # candidates in one forward
@@ -124,12 +125,8 @@ class _Rescorer:
 
     def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits about the next position after each token of each row, float32 `[B, T, V]`."""
-        counts = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
         self.num_calls += len(rows)
-        return self.engine.denoiser.read(ids, counts, cache, every=True).logits
+        return self.engine.denoiser.read(*pad(rows), cache, every=True).logits
 
     def scores(self, cache: KVCache, length: int, ahead: Tensor, rows: Sequence[Sequence[int]]) -> list[float]:
         """log p of each row (none empty), after the first `length` positions of `cache` (one row), `ahead` `[V]` next.

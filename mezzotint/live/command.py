@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import queue
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from mezzotint.engine.engine import Engine
+from mezzotint.live.arriving import arriving
 from mezzotint.live.translate import Live, Translator, Update, Writer
 
 
@@ -109,17 +109,7 @@ def whole(engine: Engine, live: Live, text: str, onto: Screen) -> None:
 
 def overtaking(lines: Iterable[str]) -> Iterator[str]:
     """Lines as they come, without those behind which another of the same text already waits. Raises what reading them does."""
-    waiting: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for line in lines:
-                waiting.put(line)
-            waiting.put(None)
-        except BaseException as error:
-            waiting.put(error)
-
-    threading.Thread(target=read, daemon=True).start()
+    waiting = arriving(lines)
     held: str | None = None
     while True:
         came = True

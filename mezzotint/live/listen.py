@@ -8,13 +8,12 @@ JSON       a line a caption (`Caption.to_json`)
 from __future__ import annotations
 
 import json
-import queue
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+from mezzotint.live.arriving import arriving
 from mezzotint.live.sound import seconds
 from mezzotint.live.subtitles import srt, vtt
 from mezzotint.live.transcribe import Caption, Captioner, Transcriber, newest
@@ -129,17 +128,7 @@ def paced(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _waiting(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """All that has come in since the last was taken, in one. Raises what reading does."""
-    waiting: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for chunk in chunks:
-                waiting.put(chunk)
-            waiting.put(None)
-        except BaseException as error:
-            waiting.put(error)
-
-    threading.Thread(target=read, daemon=True).start()
+    waiting = arriving(chunks)
     over = False
     while not over:
         sound = bytearray()

@@ -18,7 +18,7 @@ from mezzotint.engine.scheduler import Scheduler
 from mezzotint.model.adapter import AdapterConfig
 from mezzotint.model.cache import Recorded
 from mezzotint.runtime.denoiser import CHUNK, FastDenoiser
-from mezzotint.runtime.packed import from_q4_1, from_q8_0, joined, rounded
+from mezzotint.runtime.packed import FINER, from_q4_1, from_q8_0, joined, rounded
 from mezzotint.runtime.weights import Parts
 
 CLOSE = 1e-4  # of the logits' spread: with float32 activations only the order of sums differs
@@ -93,6 +93,19 @@ def test_packed_weights_are_those_of_the_file(kind, unpack):
     both = joined([packed, packed])
     assert both.bits == packed.bits
     assert torch.equal(both.weight(), torch.cat((packed.weight(), packed.weight())))
+
+
+def test_offsets_are_folded_into_the_product():
+    """To 1/240 of a row's largest offset, where they multiply the sums of x over each group."""
+    values = np.random.default_rng(1).normal(size=(6, 96)).astype(np.float32)
+    packed = from_q4_1(quants.quantize(values, tiny_checkpoint.Q.Q4_1).reshape(-1), 6)
+    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(2))
+    sums = x.view(5, 3, 32).sum(-1)
+    factors = torch.cat((x, sums, sums * FINER, torch.zeros(5, 26)), 1)
+    wrong = (factors @ packed.folded().weight().T - x @ packed.weight().T).abs()
+    most = torch.from_numpy(packed.offsets).abs().amax(0)
+    assert (wrong <= sums.abs().sum(1, keepdim=True) * most / 200 + 1e-5).all()
+    assert (sums @ torch.from_numpy(packed.offsets)).abs().mean() > 20 * wrong.mean()
 
 
 def test_other_weights_are_rounded_to_a_127th_of_their_group():
