@@ -34,9 +34,11 @@ class Sphinx:
 
     def __init__(self, language_weight: float = 9.5) -> None:
         self._decoder = Decoder(samprate=RATE, lw=language_weight, maxhmmpf=HMMS, loglevel="FATAL")
+        self._mean = self._decoder.get_cmn()
         self._begin()
 
     def _begin(self) -> None:
+        self._decoder.set_cmn(self._mean)  # it adapts to a speaker; the next stream is heard as if it were the first
         self._ends = Endpointer(window=WINDOW, sample_rate=RATE)
         self._rest = b""
         self._start = self._heard = self._shown_at = 0.0

@@ -18,6 +18,7 @@ import spoken
 
 from mezzotint.live.sound import pcm
 from mezzotint.live.transcribe import hypotheses, maker
+from mezzotint.live.translate import Live, Translator, Writer
 
 client = pytest.importorskip("websockets.sync.client")
 pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed: pip install 'mezzotint[speech]'")
@@ -52,7 +53,7 @@ def talk(socket, data, **told):
     return answers
 
 
-def test_openais_client_is_answered(base, recording):
+def test_openais_client_is_answered(engine, base, recording):
     asking = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0).audio.transcriptions
     said = asking.create(file=("a.wav", recording), model="whisper-1", language="en").text
     alone = hypotheses(maker()(), pcm(io.BytesIO(recording), "a.wav"))
@@ -67,7 +68,8 @@ def test_openais_client_is_answered(base, recording):
     assert f"\n{said}\n" in asking.create(file=("a.wav", recording), model="tiny", response_format="srt")
     assert asking.create(file=("a.wav", recording), model="tiny", response_format="vtt").startswith("WEBVTT\n\n00:00:0")
     ours = post(base, recording, repair="readings", translate_to="French", prompt="x")
-    assert ours.json()["translation"] and ours.headers["x-mezzotint-warning"] == "ignored: prompt"
+    written = Translator(Writer(engine), Live(target="French")).update(ours.json()["text"], final=True)
+    assert ours.json()["translation"] == written.committed and ours.headers["x-mezzotint-warning"] == "ignored: prompt"
     assert post(base, spoken.wav(bytes(32_000))).json()["text"] == "", "silence has no words"
 
 
