@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import wave
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -120,12 +121,11 @@ def test_sound_on_a_socket(base, recording):
 
 
 def test_too_many_speakers_get_no_socket(engine):
-    with live.running(engine) as (base, _):
-        sockets = [of(base) for _ in range(4)]
-        with pytest.raises(Exception, match="429"):
-            of(base)
-        for socket in sockets:
-            socket.close()
+    with live.running(engine) as (base, _), ExitStack() as open_now:
+        for _ in range(4):
+            open_now.enter_context(of(base))
+        with pytest.raises(Exception, match="429"), of(base):
+            pass
 
 
 def test_chromiums_microphone(base, tmp_path, count):
