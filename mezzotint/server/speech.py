@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -32,10 +30,9 @@ from mezzotint.live.sound import RATE, Converter, Form, pcm, seconds
 from mezzotint.live.subtitles import srt, vtt
 from mezzotint.live.transcribe import Caption, Captioner, Hypothesis, Make, Transcriber, maker, newest
 from mezzotint.live.translate import Live, Writer
-from mezzotint.server.errors import ApiError, bad, busy, of
-from mezzotint.server.logs import where
+from mezzotint.server.errors import ApiError, bad, busy
 from mezzotint.server.service import Service
-from mezzotint.server.translate import PROTOCOL
+from mezzotint.server.talk import Talk, accept, refuse
 from mezzotint.server.wire import param
 from mezzotint.server.worker import Cancelled
 
@@ -164,13 +161,10 @@ def add(app: FastAPI, service: Service) -> None:
         try:
             service.worker.ready()
             async with transcribers.one() as transcriber:
-                await socket.accept(PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", []) else None)
+                await accept(socket)
                 await _Ear(service, transcribers, transcriber, socket).run()
         except ApiError as error:
-            await socket.send_denial_response(
-                Response(json.dumps(error.to_json()), error.status, error.headers, "application/json")
-            )
-            service.metrics.failed(error.status)
+            await refuse(service, socket, error)
 
 
 # -- a recording ----------------------------------------------------------------------------------------------------
@@ -266,17 +260,15 @@ def _segment(caption: Caption) -> dict[str, Any]:
 # -- a microphone ---------------------------------------------------------------------------------------------------
 
 
-class _Ear:
-    """One connection: sound comes in while what came before is heard, and drafts that were overtaken are passed over."""
+class _Ear(Talk):
+    """Sound comes in while what came before is heard, and drafts that were overtaken are passed over."""
 
     def __init__(
         self, service: Service, transcribers: Transcribers, transcriber: Transcriber, socket: WebSocket
     ) -> None:  # fmt: skip
-        self.service, self.transcribers, self.transcriber, self.socket = service, transcribers, transcriber, socket
-        self.waiting: deque[bytes | Microphone | ApiError] = deque()
-        self.behind = 0  # bytes of them
-        self.fresh = asyncio.Event()
-        self.over = False
+        super().__init__(service, socket)
+        self.transcribers, self.transcriber = transcribers, transcriber
+        self.behind = 0  # bytes that wait
         self._reset(Microphone())
 
     def _reset(self, told: Microphone) -> None:
@@ -286,45 +278,17 @@ class _Ear:
         self.told, self.begun, self.length = told, False, 0.0
 
     async def run(self) -> None:
-        """Until the client leaves, says nothing for as long as a request may take, or the server ends."""
-        reader = asyncio.create_task(self._read())
         try:
-            while not self.over:
-                try:
-                    async with asyncio.timeout(self.service.settings.deadline):
-                        await self.fresh.wait()
-                except TimeoutError:
-                    await self._close(1001, "nothing was said for too long")
-                    break
-                self.fresh.clear()
-                while self.waiting and not self.over:
-                    await self._next()
-        except (WebSocketDisconnect, TimeoutError, OSError, RuntimeError, Cancelled):
-            self.service.metrics.cancelled()
+            await super().run()
         finally:
-            reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await reader
             await asyncio.to_thread(self.transcriber.end)
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                message = await self.socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    break
-                self.waiting.append(self._message(message))
-                if self.behind > MOST_BEHIND * self.told.rate * self.told.channels * 2:
-                    await self._close(1013, f"more than {MOST_BEHIND:g} s of sound wait to be heard")
-                    break
-                self.fresh.set()
-        except RuntimeError:  # it has been closed
-            pass
-        finally:
-            self.over = True
-            self.fresh.set()
+    async def take(self, message: dict[str, Any]) -> None:
+        self.waiting.append(self._message(message))
+        if self.behind > MOST_BEHIND * self.told.rate * self.told.channels * 2:
+            await self.close(1013, f"more than {MOST_BEHIND:g} s of sound wait to be heard")
 
-    def _message(self, message: Any) -> bytes | Microphone | ApiError:
+    def _message(self, message: dict[str, Any]) -> bytes | Microphone | ApiError:
         if (data := message.get("bytes")) is not None:
             self.behind += len(data)
             return bytes(data)
@@ -337,14 +301,14 @@ class _Ear:
             name = param(("body", *first["loc"]))
             return bad(f"{name}: {first['msg']}" if name else f"a message is wrong: {first['msg']}", name)
 
-    async def _next(self) -> None:
+    async def next(self) -> None:
         """What waits longest; sound that follows sound together."""
         item = self.waiting.popleft()
         try:
             if isinstance(item, bytes):
                 sound = bytearray(item)
                 while self.waiting and isinstance(self.waiting[0], bytes):
-                    sound += self.waiting.popleft()  # type: ignore[arg-type]  # the line above has looked
+                    sound += self.waiting.popleft()
                 self.behind -= len(sound)
                 self.begun = True
                 await self._show(await asyncio.to_thread(self._hear, bytes(sound)))
@@ -352,23 +316,17 @@ class _Ear:
                 raise item
             elif item.end:
                 await self._show(await asyncio.to_thread(self._end))
-                await self._send({"object": "transcription.end", "seconds": round(self.length, 2)})
+                await self.send({"object": "transcription.end", "seconds": round(self.length, 2)})
                 self._reset(self.told)
             elif self.begun:
                 raise bad("a stream has begun; settings come before its first sound, or after its end")
             else:
                 self.transcribers.check(item, self.service)
                 self._reset(item)
-        except Cancelled:
-            raise
-        except (WebSocketDisconnect, OSError):
+        except (Cancelled, WebSocketDisconnect, OSError):
             raise
         except Exception as error:
-            told = of(error)
-            if told.status == 500:
-                self.socket.state.log["error"] = where(error)
-            self.service.metrics.failed(told.status)
-            await self._send(told.to_json())
+            await self.failed(error)
 
     def _hear(self, sound: bytes) -> list[Hypothesis]:
         data = self.converter.feed(sound)
@@ -383,7 +341,7 @@ class _Ear:
     async def _show(self, found: Iterable[Hypothesis]) -> None:
         for one in found:
             caption = await self._caption(one)
-            await self._send({"object": "transcription.update", **caption.to_json()})
+            await self.send({"object": "transcription.update", **caption.to_json()})
 
     async def _caption(self, one: Hypothesis) -> Caption:
         told, captioner = self.told, self.captioner
@@ -396,11 +354,3 @@ class _Ear:
         caption = await anext(work)
         self.service.metrics.succeeded(["stop"], work.age, work.waited)
         return caption
-
-    async def _send(self, data: dict[str, Any]) -> None:
-        async with asyncio.timeout(self.service.settings.patience):
-            await self.socket.send_text(json.dumps(data, separators=(",", ":")))
-
-    async def _close(self, code: int, reason: str) -> None:
-        with suppress(RuntimeError, OSError):
-            await self.socket.close(code, reason)

@@ -11,31 +11,27 @@ A browser's WebSocket sends no headers of ours, so a key may come as a protocol:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
-from starlette.websockets import WebSocketDisconnect
 
 from mezzotint.edit.ask import Report
 from mezzotint.engine.engine import Engine
 from mezzotint.live.translate import Live, Translator, Update, Writer
-from mezzotint.server.errors import ApiError, bad, busy, of
-from mezzotint.server.logs import where
+from mezzotint.server.errors import ApiError, bad, busy
 from mezzotint.server.orders import fits
 from mezzotint.server.service import Service, ignored
 from mezzotint.server.sse import STREAMED, EventStream
+from mezzotint.server.talk import Talk, accept, refuse
 from mezzotint.server.wire import Body, param
 from mezzotint.server.worker import Cancelled
 from mezzotint.server.worker import Stream as Work
 
-PROTOCOL = "mezzotint"
 MOST_HYPOTHESES = 4096
 MOST_WAITING = 64  # ended texts of a connection that wait for their translation
 LINES = "application/x-ndjson"
@@ -141,21 +137,16 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.websocket("/v1/translate/live")
     async def live(socket: WebSocket) -> None:
-        offered = socket.scope.get("subprotocols", [])
         try:
             Writer(service.worker.ready())
             if len(open_now) >= service.settings.queue:
                 raise busy(429, f"{service.settings.queue} connections are open, which is the most", "queue_full", 5)
         except (ApiError, ValueError) as error:
-            told = of(error)
-            await socket.send_denial_response(
-                Response(json.dumps(told.to_json()), told.status, told.headers, "application/json")
-            )
-            service.metrics.failed(told.status)
+            await refuse(service, socket, error)
             return
-        await socket.accept(PROTOCOL if PROTOCOL in offered else None)
+        await accept(socket)
         open_now.add(socket)
-        talk = _Talk(service, socket)
+        talk = _Translation(service, socket)
         try:
             await talk.run()
         finally:
@@ -164,59 +155,28 @@ def add(app: FastAPI, service: Service) -> None:
             service.metrics.worked(0, 0, talk.calls, talk.positions)
 
 
-class _Talk:
-    """One connection: hypotheses come in while the engine is at work, and only the newest of a text waits."""
+class _Translation(Talk):
+    """Hypotheses come in while the engine is at work, and only the newest of a text waits."""
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
-        self.service, self.socket = service, socket
-        self.waiting: list[Said | ApiError] = []
-        self.fresh = asyncio.Event()
-        self.over = False
+        super().__init__(service, socket)
         self.calls = self.positions = self.updates = 0
         self.translator: Translator | None = None
         self.work: Work[Update] | None = None
 
-    async def run(self) -> None:
-        """Until the client leaves, says nothing for as long as a request may take, or the server ends."""
-        reader = asyncio.create_task(self._read())
-        try:
-            while not self.over or self.waiting:
-                try:
-                    async with asyncio.timeout(self.service.settings.deadline):
-                        await self.fresh.wait()
-                except TimeoutError:
-                    await self._close(1001, "nothing was said for too long")
-                    return
-                if not self.waiting:
-                    self.fresh.clear()
-                    continue
-                said = self.waiting.pop(0)
-                if isinstance(said, ApiError):
-                    await self._send(said.to_json())
-                    self.service.metrics.failed(said.status)
-                else:
-                    await self._answer(said)
-        except (WebSocketDisconnect, TimeoutError, OSError, RuntimeError, Cancelled):
-            self.service.metrics.cancelled()
-        finally:
-            reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await reader
+    async def next(self) -> None:
+        said = self.waiting.popleft()
+        if isinstance(said, ApiError):
+            await self.failed(said)
+        else:
+            await self._answer(said)
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                message = await self.socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    break
-                self._take(message.get("text"))
-        except RuntimeError:  # it has been closed
-            pass
-        finally:
-            self.over = True
-            self.fresh.set()
-            if self.work is not None:
-                self.work.cancel()
+    def left(self) -> None:
+        if self.work is not None:
+            self.work.cancel()
+
+    async def take(self, message: dict[str, Any]) -> None:
+        self._take(message.get("text"))
 
     def _take(self, text: str | None) -> None:
         try:
@@ -234,7 +194,6 @@ class _Talk:
             self.waiting[-1] = Said.model_construct(fields, **(kept | given))
         else:
             self._queue(said)
-        self.fresh.set()
 
     def _queue(self, item: Said | ApiError) -> None:
         if len(self.waiting) >= MOST_WAITING:
@@ -242,7 +201,6 @@ class _Talk:
             self.waiting[-1] = item
         else:
             self.waiting.append(item)
-        self.fresh.set()
 
     async def _answer(self, said: Said) -> None:
         service = self.service
@@ -265,30 +223,17 @@ class _Talk:
         except Cancelled:
             raise
         except Exception as error:
-            told = of(error)
-            if told.status == 500:
-                self.socket.state.log["error"] = where(error)
-            service.metrics.failed(told.status)
-            await self._send({**told.to_json(), "of": said.rev})
-            if told.status == 503:
-                await self._close(1012, "the server is shutting down")
+            if (await self.failed(error, of=said.rev)).status == 503:
+                await self.close(1012, "the server is shutting down")
                 self.over = True
             return
         self.calls, self.positions = self.calls + update.calls, self.positions + update.positions
         self.updates += 1
         service.metrics.succeeded(["stop"], work.age, work.waited)
         warning = {"warning": "; ".join(notes)} if notes else {}
-        await self._send(
+        await self.send(
             {"object": "translation.update", "model": service.name, "of": said.rev, **update.to_json(), **warning}
         )
-
-    async def _send(self, data: dict[str, Any]) -> None:
-        async with asyncio.timeout(self.service.settings.patience):
-            await self.socket.send_text(json.dumps(data, separators=(",", ":")))
-
-    async def _close(self, code: int, reason: str) -> None:
-        with suppress(RuntimeError, OSError):
-            await self.socket.close(code, reason)
 
 
 def _notes(engine: Engine) -> list[str]:
