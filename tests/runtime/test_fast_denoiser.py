@@ -1,6 +1,7 @@
 """The fast runtime against torch on tiny weights: every kind of pass, caches, batches, adapters, and what it refuses."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,6 +202,16 @@ def test_every_decoder_runs_on_it(checkpoint, decode, draft):
     if decode == "verified":  # lossless: its own ar's text
         plain = fast.generate([mz.Request(r.prompt, decode="ar", max_tokens=20, raw=True) for r in requests])
         assert [reply.ids for reply in replies] == [reply.ids for reply in plain]
+
+
+def test_nobody_drafts_where_wide_calls_cost_more(checkpoint):
+    ask = mz.Request("the thing", max_tokens=20, raw=True)
+    calls = {
+        draft: mz.Engine(checkpoint, compute="int8", threads=1).generate(replace(ask, draft=draft))[0].trace
+        for draft in ("auto", "random")
+    }
+    assert {frame.positions for frame in calls["auto"].frames[1:]} == {1}
+    assert max(frame.positions for frame in calls["random"].frames[1:]) > 1
 
 
 def test_many_requests_on_it(checkpoint):
