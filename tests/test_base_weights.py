@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import FULL
 from prompts import PROMPTS
 
 import mezzotint as mz
@@ -11,13 +12,12 @@ from mezzotint.draws import Draws
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.sampler.verify import GivenText, PreviousIterate, RandomTokens, SmallerModel, Verified
 
-TOKENS, NEAR_TIE = 64, 1e-4
+TOKENS, NEAR_TIE = 64 if FULL else 24, 1e-4
 ROWS = 10  # prompts decoded together
 
 
 @pytest.fixture(scope="module")
 def engine(base_path):
-    torch.set_num_threads(2)
     return mz.Engine(mz.load("default"))
 
 

@@ -8,16 +8,9 @@ import sys
 import time
 
 import pytest
+from forked import run
 
 PYTHON = [sys.executable, "-m", "mezzotint"]
-
-
-def run(*args, stdin="", env=None, **kwargs):
-    data = stdin if isinstance(stdin, bytes) else stdin.encode()
-    done = subprocess.run(
-        [*PYTHON, *args], input=data, capture_output=True, timeout=240, env={**os.environ, **(env or {})}, **kwargs
-    )
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
 def refused(result, code, *words):
@@ -145,7 +138,9 @@ def test_a_write_that_fails_leaves_the_old_file(base_path, tmp_path):
     def no_file_may_grow():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
-    refused(run("edit", str(path), "--write", preexec_fn=no_file_may_grow), 1, "file too large")
+    command = [*PYTHON, "edit", str(path), "--write"]
+    done = subprocess.run(command, preexec_fn=no_file_may_grow, capture_output=True, text=True, timeout=240)
+    refused((done.returncode, done.stdout, done.stderr), 1, "file too large")
     assert path.read_text() == "She dont like apples." and list(tmp_path.iterdir()) == [path]
 
 

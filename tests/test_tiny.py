@@ -1,11 +1,10 @@
 """The model that comes with the package: it loads, writes what was recorded, fills, repairs, and its command line works."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import make_golden
 import pytest
+from forked import run
 
 import mezzotint as mz
 from mezzotint.checkpoints.load import KNOWN
@@ -73,13 +72,6 @@ def test_it_repairs_a_planted_error_and_leaves_clean_text_alone(engine):
         mz.repair(engine, clean, threshold=2)
     with pytest.raises(ValueError, match="tokens; this model reads"):
         mz.repair(engine, clean * 100)
-
-
-def run(*args, stdin=""):
-    done = subprocess.run(
-        [sys.executable, "-m", "mezzotint", *args], input=stdin.encode(), capture_output=True, timeout=240
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def test_train_edit_and_infill_from_the_command_line(tmp_path):

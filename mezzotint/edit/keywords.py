@@ -9,8 +9,9 @@
 2  where it costs least: what the model would write before it, then the phrase, then what it would write after it
 3  the best holes with all of the sentence behind them: its perplexity, beside what the sentence had before
 
-The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, the phrase is
-left out and a note says so. "Lexically constrained" is meant as by Hokamp and Liu (arXiv 1704.07138).
+The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, more sentences
+and holes are read; where none of those does, the phrase is left out and a note says so. "Lexically constrained" is meant as by
+Hokamp and Liu (arXiv 1704.07138).
 """
 
 from __future__ import annotations
@@ -37,8 +38,19 @@ from mezzotint.model.cache import KVCache
 from mezzotint.sampler.verify import pad
 
 BEFORE, BRANCH = 2, 4  # tokens of the model before a phrase, and how many there are to choose from
-SENTENCES, PLACES, HOLES, WHOLE = 2, 3, 6, 4  # how many are looked at further: sentences; of each, places and holes
 _KEPT = 8  # sentences whose laws are held
+
+
+class Width(NamedTuple):
+    """How many are looked at further: sentences; of each, places, holes that are begun, and holes that are read to their end."""
+
+    sentences: int
+    places: int
+    holes: int
+    whole: int
+
+
+NARROW, WIDE = Width(2, 3, 6, 4), Width(8, 8, 24, 16)  # wide where nothing narrow will do
 _LEFT = regex.compile(r"[\w)\]`\"'\u2019,;%]$")  # what may stand left of a phrase
 _RIGHT = regex.compile(r" |[.,;:!?)]+(?:\s|$)|$")  # and right of it
 _FILLER = regex.compile(r" ?[\p{L}\p{M}'\u2019-]+|[,;]| [(&\u2013\u2014-]")
@@ -88,7 +100,7 @@ def insert(
         inserter = _Inserter(engine, text, wanted, locks or Locks(), math.log(likely), report)
         for number, phrase in enumerate(wanted):
             report("placing keywords", number, len(wanted))
-            found = inserter.best(number)
+            found = inserter.best(number, likely)
             if found is None or found.ratio > likely:
                 least = "no sentence may take it" if found is None else f"{found.ratio:.1f} times as perplexing at best"
                 notes.append(f"{phrase!r} was left out: {least} ({likely:g} times may be)")
@@ -175,20 +187,26 @@ class _Inserter:
 
     # -- the search --------------------------------------------------------------------------------------------------
 
-    def best(self, phrase: int) -> _Found | None:
-        """The hole for a phrase that leaves its sentence least perplexing; None where no sentence has a place."""
+    def best(self, phrase: int, likely: float) -> _Found | None:
+        """The hole for a phrase that leaves its sentence least perplexing; None where no sentence has a place.
 
+        Looks further where what is quickly found makes the sentence more than `likely` times as perplexing.
+        """
+        found = self._best(phrase, NARROW)
+        return found if found is None or found.ratio <= likely else self._best(phrase, WIDE)
+
+    def _best(self, phrase: int, width: Width) -> _Found | None:
         def promise(number: int) -> float:
             sentence = self.sentences[number]
             open_places = [i for i, place in enumerate(sentence.places) if place is not None]
             room = (len(sentence.ids) + len(self.phrases[phrase])) * self.extra
             return room + max((float(sentence.first[phrase, i]) for i in open_places), default=-math.inf)
 
-        order = sorted(range(len(self.sentences)), key=promise, reverse=True)[:SENTENCES]
-        found = [one for number in order if (one := self._best_in(number, phrase)) is not None]
+        order = sorted(range(len(self.sentences)), key=promise, reverse=True)[: width.sentences]
+        found = [one for number in order if (one := self._best_in(number, phrase, width)) is not None]
         return min(found, default=None)
 
-    def _best_in(self, number: int, phrase: int) -> _Found | None:
+    def _best_in(self, number: int, phrase: int, width: Width) -> _Found | None:
         sentence, given = self.sentences[number], self.phrases[phrase]
         laws, _ = self._read(number)
         token = sentence.mean + self.extra  # nats that one more token may cost
@@ -199,16 +217,17 @@ class _Inserter:
         openings = [Hole(i) for i, place in enumerate(sentence.places) if place is not None]
         if not openings:
             return None
-        openings = sorted(openings, key=lambda hole: float(laws[hole.place, given[0]]), reverse=True)[:PLACES]
+        openings = sorted(openings, key=lambda hole: float(laws[hole.place, given[0]]), reverse=True)
+        openings = openings[: width.places]
         begun = list[tuple[float, Hole]]()  # and what the phrase's first token costs behind it
         laws_now = [laws[hole.place] for hole in openings]
         for length in range(BEFORE + 1):
             begun += [(worth(h) + float(law[given[0]]), h) for h, law in zip(openings, laws_now, strict=True)]
             if length < BEFORE:
                 openings = _longer(openings, laws_now, self.fillers)
-                openings = sorted(openings, key=worth, reverse=True)[: PLACES * BRANCH]
+                openings = sorted(openings, key=worth, reverse=True)[: width.places * BRANCH]
                 laws_now = [law[-1] for law in self._after(number, openings, [()] * len(openings))]
-        holes = [hole for _, hole in sorted(begun, key=lambda one: one[0], reverse=True)[:HOLES]]
+        holes = [hole for _, hole in sorted(begun, key=lambda one: one[0], reverse=True)[: width.holes]]
         ended = list[tuple[float, Hole]]()  # with the phrase, and with a token of the model's behind it
         for hole, law in zip(holes, self._after(number, holes, [given] * len(holes)), strict=True):
             before = laws[hole.place] if not hole.ids else law[len(hole.ids) - 1]
@@ -218,7 +237,7 @@ class _Inserter:
             ended.append((worth(whole) + float(law[-1, following]), whole))
             for longer in _longer([whole], [law[-1]], self.closers):
                 ended.append((worth(longer) + sentence.nats[hole.place], longer))
-        holes = [hole for _, hole in sorted(ended, key=lambda one: one[0], reverse=True)[:WHOLE]]
+        holes = [hole for _, hole in sorted(ended, key=lambda one: one[0], reverse=True)[: width.whole]]
         rest = [sentence.ids[hole.place :] for hole in holes]
         found = []
         for hole, after, law in zip(holes, rest, self._after(number, holes, [r[:-1] for r in rest]), strict=True):

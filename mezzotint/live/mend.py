@@ -18,6 +18,7 @@ from mezzotint.edit.passages import start_id
 from mezzotint.edit.repair import can_repair, repair
 from mezzotint.engine.engine import Engine
 from mezzotint.live.transcribe import Hypothesis, Mend
+from mezzotint.sampler.verify import pad
 
 WAYS = ("readings", "denoise")
 WEIGHT = 0.05  # of the recogniser's score; chosen on 29 sentences (docs/log.md)
@@ -57,13 +58,10 @@ def laws(engine: Engine, texts: Sequence[str]) -> list[float]:
         return []
     before = start_id(engine)
     rows = [[before, *engine.tokenizer.encode(sentence(text))] for text in texts]
-    longest, most = max(map(len, rows)), engine.denoiser.config.max_length
+    tokens, counts = pad(rows)
+    longest, most = tokens.shape[1], engine.denoiser.config.max_length
     if longest > most:
         raise ValueError(f"an utterance has {longest} tokens; this model reads {most} at a time")
-    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
-    counts = torch.tensor([len(row) for row in rows])
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
     cache = engine.denoiser.new_cache(len(rows), longest)
     said = engine.denoiser.read(tokens, counts, cache, every=True).logits[:, :-1].float().log_softmax(-1)
     each = said.gather(-1, tokens[:, 1:, None])[..., 0]

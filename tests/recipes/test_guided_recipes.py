@@ -1,11 +1,10 @@
 """Digits and templates: what goes in comes out again, what is held out stays out, the recipes run, the shipped digits draw."""
 
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked import run
 
 import mezzotint as mz
 from mezzotint.checkpoints.load import KNOWN
@@ -109,10 +108,6 @@ def test_the_shipped_digits_follow_their_label():
 
 
 def test_the_command_line_draws_and_trains_digits(tmp_path):
-    def run(*args):
-        done = subprocess.run([sys.executable, "-m", "mezzotint", *args], capture_output=True, text=True, timeout=240)
-        return done.returncode, done.stdout, done.stderr
-
     code, drawn, errors = run("generate", "--class", "3", "--guidance", "2", "--model", "digits")
     assert code == 0, errors
     lines = drawn.rstrip("\n").split("\n")

@@ -162,6 +162,10 @@ def test_a_page_that_loops_for_ever_freezes_nothing(held):
     page.click("text=Stop the page")
     page.wait_for_selector("text=Nothing runs.")
     assert page.locator("iframe").count() == 0
+    run(page, "<!doctype html>\n<p>again</p>\n<script>for (;;);</script>\n")
+    page.wait_for_selector("[role=alert]:has-text('The page was stopped: it did not answer')")  # nobody stopped it
+    page.wait_for_selector("text=Nothing runs.")
+    assert page.locator("iframe").count() == 0
 
 
 def test_a_flood_of_messages_ends_the_page(held):

@@ -30,7 +30,7 @@ from mezzotint.train.trainer import Trainer, by_rows, initialise
 
 CONFIG = ModelConfig(60, 32, 2, 2, 2, 16, 64, 128, canvas_role=True)
 RECIPE = Recipe(
-    "killed", CONFIG, max_steps=24, optimizer=Optimizer("muon", 1e-2, 5, ema=0.9), micro_batches=4, bfloat16=False,
+    "killed", CONFIG, max_steps=12, optimizer=Optimizer("muon", 1e-2, 5, ema=0.9), micro_batches=4, bfloat16=False,
     save_minutes=1e-9, evaluate_every=5,
 )  # fmt: skip
 
