@@ -26,6 +26,6 @@ if [ "${MEZZOTINT_FULL:-}" = 1 ]; then
     tests/server/test_clients.py tests/server/test_client_formats.py tests/server/test_contract.py
 else
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two workers with two threads each would wait for one another
-  step $bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
+  step $bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 fi
 echo "all checks passed in $((SECONDS - began)) s"

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
+# Begun first, so that two workers end together: what takes longest.
+LONGEST = (
+    "test_base_weights", "test_distributed", "test_cli", "test_docs", "test_sampling_oracle", "test_editor", "test_infill",
+    "test_kit", "test_parallel", "test_scheduler", "test_tiny",
+)  # fmt: skip
 FULL = os.environ.get("MEZZOTINT_FULL") == "1"
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture

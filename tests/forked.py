@@ -87,7 +87,7 @@ def _serve(way: socket.socket) -> dict:
 
 if __name__ == "__main__":
     import mezzotint.cli
-    import mezzotint.engine.engine
+    import mezzotint.engine.engine  # noqa: F401 - only so that it is imported before any fork
 
     told = _serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()

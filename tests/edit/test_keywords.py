@@ -43,7 +43,7 @@ def test_a_sentence_is_as_perplexing_as_is_said_and_no_more_than_may_be():
     engine, text = mz.Engine(mz.load("tiny")), "The blue horses wait in the garden. Mia has a red ball."
     with torch.inference_mode():
         inserter = _Inserter(engine, text, ["QX"], Locks(), math.log(50), lambda *_: None)
-        found = inserter.best(0)
+        found = inserter.best(0, 50)
         before = engine.tokenizer.decode(inserter.sentences[found.sentence].ids)
         inserter.put(found)
         ids = inserter.sentences[found.sentence].ids
@@ -59,6 +59,21 @@ def test_a_sentence_is_as_perplexing_as_is_said_and_no_more_than_may_be():
         assert len(ratios) == len(done.hunks) == 1 - len(done.notes) and all(r <= likely * 1.05 for r in ratios)
         notes += done.notes
     assert 1 <= len(notes) <= 6 and "'QX' was left out" in notes[0] and "times as perplexing at best" in notes[0]
+
+
+def test_more_is_read_where_what_is_quickly_found_will_not_do():
+    engine, text = (
+        mz.Engine(mz.load("tiny")),
+        "Mia has a red ball. The blue horses wait in the garden. Tom went to the park.",
+    )
+    with torch.inference_mode():
+        inserter = _Inserter(engine, text, ["sleep"], Locks(), math.log(2), lambda *_: None)
+        quick = inserter.best(0, math.inf)
+        calls = inserter.num_calls
+        assert inserter.best(0, quick.ratio) == quick
+        assert inserter.num_calls < 2 * calls
+        better = inserter.best(0, quick.ratio - 1e-3)
+    assert better.ratio < quick.ratio
 
 
 def test_locks_and_what_is_no_sentence_stay(engine):

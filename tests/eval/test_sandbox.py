@@ -87,9 +87,7 @@ def test_nothing_outlives_a_run(official, tmp_path):
 
 
 def test_a_killed_sandbox_is_no_wrong_answer(sandbox):
-    judge = Judge(sandbox, "strict")
-    started = []
-    original = Sandbox.start
+    original, started = Sandbox.start, []
 
     class Watched(Sandbox):
         def __init__(self):
@@ -97,10 +95,11 @@ def test_a_killed_sandbox_is_no_wrong_answer(sandbox):
 
         def start(self, *args, **kwargs):
             started.append(original(self, *args, **kwargs))
+            if len(started) == 2:  # the answer's and the tests'
+                threading.Timer(0.7, lambda: [process.kill() for process in started]).start()
             return started[-1]
 
     judge = Judge(Watched(), "strict")
-    threading.Timer(0.7, lambda: [process.kill() for process in started]).start()
     found = judge.tests("import time\ndef f(n):\n    time.sleep(5)", "f(1)", 8, entry="f")
     assert found.state == "infra_error", found
 

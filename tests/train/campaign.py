@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # optimizers import it when they first step: once here, not in every run
+import torch.distributed.tensor
 
 from mezzotint.draws import Draws
 from mezzotint.model.config import ModelConfig
@@ -30,9 +32,10 @@ from mezzotint.train.trainer import Trainer, by_rows, initialise
 
 CONFIG = ModelConfig(60, 32, 2, 2, 2, 16, 64, 128, canvas_role=True)
 RECIPE = Recipe(
-    "killed", CONFIG, max_steps=12, optimizer=Optimizer("muon", 1e-2, 5, ema=0.9), micro_batches=4, bfloat16=False,
+    "killed", CONFIG, max_steps=24, optimizer=Optimizer("muon", 1e-2, 5, ema=0.9), micro_batches=4, bfloat16=False,
     save_minutes=1e-9, evaluate_every=5,
 )  # fmt: skip
+STEPS, PATIENCE = ["max_steps=12"], 15  # of a run that is killed; seconds that a rank waits for one that never comes
 
 
 def make_batches(seed: int = 0):
@@ -122,7 +125,7 @@ def main(kills: int, size: int) -> None:
     with tempfile.TemporaryDirectory(dir=fast) as top:
         whole = Path(top) / "whole"
         began = time.perf_counter()
-        codes = end(start(to_the_end(whole), size))
+        codes = end(start(to_the_end(whole, STEPS), size))
         seconds = time.perf_counter() - began
         expected = (whole / "hash").read_text()
         done, runs, wrong, survivors, moments = 0, 0, [], [], []
@@ -130,7 +133,7 @@ def main(kills: int, size: int) -> None:
             folder, runs = Path(top) / f"run-{runs}", runs + 1
             now = size
             while not (folder / "hash").exists():
-                pids = start(to_the_end(folder), now)
+                pids = start(to_the_end(folder, STEPS), now, PATIENCE)
                 time.sleep(chance.uniform(0, seconds))
                 for pid in chance.sample(pids, 1):
                     os.kill(pid, signal.SIGKILL)
@@ -143,7 +146,7 @@ def main(kills: int, size: int) -> None:
                         survivors += [(code, time.perf_counter() - began) for code in found if code != -signal.SIGKILL]
                 if chance.random() < 0.5 and not (folder / "hash").exists():
                     now = chance.choice((1, 2, 4))  # ranks of the next try
-                    end(start(to_the_end(folder), now))
+                    end(start(to_the_end(folder, STEPS), now))
             if (folder / "hash").read_text() != expected:
                 wrong.append(folder.name)
             if left := [p.name for p in folder.iterdir() if p.name.startswith(".")]:
