@@ -96,7 +96,7 @@ def test_a_killed_sandbox_is_no_wrong_answer(sandbox):
         def start(self, *args, **kwargs):
             started.append(original(self, *args, **kwargs))
             if len(started) == 2:  # the answer's and the tests'
-                threading.Timer(0.7, lambda: [process.kill() for process in started]).start()
+                threading.Timer(0.7, lambda: [process.kill() for process in reversed(started)]).start()
             return started[-1]
 
     judge = Judge(Watched(), "strict")
