@@ -150,10 +150,18 @@ def _order(service: Service, body: Run) -> Order:
     if body.canvas is not None:
         return _filled(engine, body.canvas, told, most)
     if body.prompt is not None:
-        return completion_order(engine, Completion(prompt=[body.prompt], **told), most)
+        return _drafted(engine, completion_order(engine, Completion(prompt=[body.prompt], **told), most))
     if not body.messages:
         raise bad("there is nothing to answer; give messages or a prompt", "messages")
-    return chat_order(engine, body, most)
+    return _drafted(engine, chat_order(engine, body, most))
+
+
+def _drafted(engine: Engine, order: Order) -> Order:
+    """`verified` by the canvas's own drafts, if it has learnt to draft: here they are looked at, even where they cost time."""
+    asked = order.requests[0]
+    if asked.decode != "verified" or asked.draft != "auto" or asked.tilt or not engine.denoiser.drafts_in_order:
+        return order
+    return replace(order, requests=[replace(asked, draft="self")])
 
 
 def _branched(service: Service, body: Branch, seed: int) -> Order:

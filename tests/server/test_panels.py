@@ -198,7 +198,7 @@ def test_a_feature_is_added_in_place(panels):
 def test_instant_edit(panels):
     panels.open("Instant Edit", ".cm-content")
     page = panels.page
-    for _ in range(4):  # until there is a change
+    for _ in range(12):  # until there is a change
         name, thing = random.choice(["Mia", "Tom", "Ben"]), random.choice(["apples", "cats", "books"])
         text = (
             f"{name} dont like {thing}. They was here yesterday."

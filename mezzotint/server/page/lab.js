@@ -101,7 +101,7 @@ function Board({ film, frame, number, change }) {
 }
 
 export function Lab({ info, calm, shown, openTrace }) {
-  const [knobs, setKnobs] = useState(() => ({ ...firstKnobs(info), max_tokens: Math.min(24, info.canvas || 24) }));
+  const [knobs, setKnobs] = useState(() => ({ ...firstKnobs(info), decode: "diffusion", max_tokens: Math.min(24, info.canvas || 24) }));
   const [text, setText] = useState(SAMPLES[info.chat ? 2 : 0]);
   const [pace, setPace] = useState(4);
   const [keep, setKeep] = useState(true);
