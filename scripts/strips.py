@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "free": ("Your request was denied. Do not write to us again.", {"instruction": "Make this polite."}),
 }
 
+NO_BREAK = "\u00a0"  # browsers leave out plain spaces at a line's start
 Piece = tuple[str, str]  # text and colour: "" for what stayed
 
 
@@ -80,7 +81,7 @@ def span(text: str, colour: str) -> str:
     style = f'fill="{colour or INK}"'
     if colour:
         style += ' font-weight="600" text-decoration="' + ("line-through" if colour == GONE else "underline") + '"'
-    return f"<tspan {style}>{escape(text)}</tspan>"
+    return f"<tspan {style}>{escape(text).replace(' ', NO_BREAK)}</tspan>"
 
 
 def fitting(told: str) -> float:
@@ -95,7 +96,7 @@ def draw(told: str, done: Edit, found: list[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(told)}</title>",
         f'<rect width="100%" height="100%" rx="10" fill="{PAPER}"/>',
-        f'<g font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="{SIZE}" xml:space="preserve">',
+        f'<g font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="{SIZE}">',
         f'<text x="{LEFT}" y="30" fill="{LABEL}" font-size="{fitting(told)}">{escape(told)}</text>',
     ]
     y = 44
