@@ -238,7 +238,7 @@ async def _pictures(service: Service, stream: Stream[Any], kept: Kept) -> AsyncG
                     picture["seconds"] = newest.seconds
                 yield picture
             now = clock()
-            due = max(due + PACE, now + 0.8 * PACE)  # a picture that was late does not put off the next
+            due = max(due + PACE, now + 0.5 * PACE)  # a picture that was late does not put off the next
             if not over:
                 await asyncio.sleep(due - now)
         service.metrics.succeeded([reason], stream.age, stream.waited)
