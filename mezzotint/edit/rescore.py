@@ -35,8 +35,8 @@ from mezzotint.sampler.verify import pad
 
 _UNIT = re.compile(r"\s?[^\W_]+(?:['\u2019][^\W_]+)*|\s?[^\w\s]+|\s+|_+")
 _ROWS = 16  # candidates in one forward
-_TRIED = 24  # candidates of a place that are read with what stands right of them
-_NEAR, _LEFT = 3, 6  # first with so many tokens of it; then so many of them with all of it
+_TRIED = 12  # candidates of a place that are read with what stands right of them
+_NEAR, _LEFT = 3, 3  # first with so many tokens of it; then so many of them with all of it
 _WINDOW = 48  # tokens to the right that a candidate is scored on
 _LONGEST = 800  # characters of a stretch
 
