@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.checkpoints import fetch, files
+from mezzotint.checkpoints import cache, fetch, files
 from mezzotint.checkpoints.errors import FetchError
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 500
@@ -159,7 +159,7 @@ def test_cached_is_quick_and_quiet(
 ) -> None:
     path = fetch.fetch(from_file=home.gguf)
     capfd.readouterr()
-    monkeypatch.setattr(fetch, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(fetch, "sha256", lambda path: pytest.fail("hashed again"))
     assert fetch.fetch() == fetch.fetch(from_file=home.gguf) == path
     assert capfd.readouterr() == ("", "")
 
@@ -363,13 +363,13 @@ def test_two_processes_fetch_once(home: Home) -> None:
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MEZZOTINT_CACHE", str(tmp_path))
-    assert fetch.cache_folder() == tmp_path
+    assert cache.cache_folder() == tmp_path
     monkeypatch.delenv("MEZZOTINT_CACHE")
     monkeypatch.setattr(fetch.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert fetch.cache_folder() == tmp_path / "x" / "mezzotint"
+    assert cache.cache_folder() == tmp_path / "x" / "mezzotint"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert fetch.cache_folder() == Path.home() / ".cache" / "mezzotint"
+    assert cache.cache_folder() == Path.home() / ".cache" / "mezzotint"
 
 
 def test_pins_are_the_real_ones() -> None:
