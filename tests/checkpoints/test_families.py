@@ -20,9 +20,11 @@ from torch import Tensor
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.families import FAMILIES, find
 from mezzotint.checkpoints.load import Checkpoint, load
+from mezzotint.model.condition import Condition
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, blocks, context_causal, full
+from mezzotint.sampler.level import log_scores
 
 TOLERANCE = 1e-4
 
@@ -130,7 +132,45 @@ def block(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(logits[1], expected[4:8])
 
 
-CHECKS = {"causal": causal, "canvas": canvas, "feedback": feedback, "full": whole, "blocks": block}
+def level(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """One pass; as a canvas behind any part of the text; in a batch whose rows are told other levels, FlexAttention."""
+    tokens, expected, told = mode["tokens"], mode["logits"], denoiser.level_input
+    assert told is not None
+    sigma = torch.tensor([mode["sigma"]])
+    if "class" in mode:
+        told_classes = denoiser.config.condition
+        assert told_classes is not None
+        label = mode["class"] if mode["class"] < told_classes.classes else None  # the row behind the last is the null
+        denoiser = denoiser.following([Condition(class_label=label)])
+
+    def heard(logits: Tensor, ids: list[int]) -> Tensor:
+        """What the reference's network says: of scores their logarithms."""
+        return log_scores(told, logits[None], row(ids), sigma)[0] if told.prediction == "score" else logits
+
+    for known in (1, 5):
+        cache = denoiser.new_cache(1, len(tokens))
+        denoiser.read(row(tokens[:known]), torch.tensor([known]), cache)
+        positions, rest = torch.arange(known, len(tokens))[None], row(tokens[known:])
+        logits = denoiser.denoise(rest, positions, rest >= 0, cache, sigma=sigma)
+        near(heard(logits[0], tokens[known:]), expected[known:])
+    if "class" in mode:
+        return
+    at, sigmas = places(len(tokens), CLEAN), torch.tensor([mode["sigma"], 1.1])
+    both = Places.of(at.position.expand(2, -1), at.role.expand(2, -1))
+    near(heard(denoiser(row(tokens), at, full(), sigma=sigma).logits[0], tokens), expected)
+    two = denoiser(torch.tensor([tokens, tokens[::-1]]), both, full(), sigma=sigmas).logits
+    near(heard(two[0], tokens), expected)
+    assert not torch.allclose(two[0], denoiser(row(tokens), at, full(), sigma=sigmas[1:]).logits[0], atol=0.1)
+    denoiser.flexible = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
+        near(heard(denoiser(row(tokens), at, full(), sigma=sigma).logits[0], tokens), expected)
+    denoiser.flexible = False
+    with pytest.raises(ValueError, match="is told the level of noise; pass sigma"):
+        denoiser(row(tokens), at, full())
+
+
+CHECKS = {"causal": causal, "canvas": canvas, "feedback": feedback, "full": whole, "blocks": block, "level": level}
 
 
 @pytest.mark.parametrize("name", toy_folder.NAMES)
