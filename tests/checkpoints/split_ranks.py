@@ -1,7 +1,7 @@
-"""One network on several ranks: `python split_ranks.py SIZE [FAMILY...]` prints as JSON what toy checkpoints say there.
+"""One network on several ranks: `python split_ranks.py SIZE WRITING [FAMILY...]` prints as JSON what toy checkpoints say there.
 
 distance: between the logits of all ranks together and of one process, in float32 and in float64; same: do all ranks have
-the same bits?
+the same bits? Where WRITING is 1 the causal ones write too.
 """
 
 import json
@@ -60,7 +60,7 @@ def odd(vocabulary: int) -> Checkpoint:
     return Checkpoint.of(Denoiser(config), "odd", Tokenizer.of_tokens(LETTERS), Facts())
 
 
-def main(size: int, names: list[str]) -> None:
+def main(size: int, writing: bool, names: list[str]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as top:
         for name in names:
@@ -93,7 +93,7 @@ def main(size: int, names: list[str]) -> None:
                     "same": len({tuple(row) for row in ranks.gather(told)}) == 1,
                     "held": here / sum(p.numel() for p in whole.parameters()),
                 }
-                if causal:
+                if causal and writing:
                     ways = ("verified", "ar")
                     found[name] |= {"tokens": [written(checkpoint, mesh, way) for way in ways]}
                     found[name] |= {"alone": [written(checkpoint, None, way) for way in ways]}
@@ -118,4 +118,4 @@ def main(size: int, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:] or toy_folder.NAMES)
+    main(int(sys.argv[1]), sys.argv[2] == "1", sys.argv[3:] or toy_folder.NAMES)

@@ -23,7 +23,7 @@ from mezzotint.checkpoints.load import Checkpoint, load
 from mezzotint.model.condition import Condition
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.stale import BlockReader
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, blocks, context_causal, full
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, context_causal, full
 from mezzotint.sampler.level import log_scores
 
 TOLERANCE = 1e-4
@@ -51,6 +51,16 @@ def row(tokens: list[int]) -> Tensor:
     return torch.tensor([tokens])
 
 
+def flexed(denoiser: Denoiser, tokens: list[int], visible: Visibility, **more: Tensor) -> Tensor:
+    """Logits `[1, T, V]` of one pass with FlexAttention."""
+    denoiser.flexible = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
+        logits = denoiser(row(tokens), places(len(tokens), CLEAN), visible, **more).logits
+    denoiser.flexible = False
+    return logits
+
+
 def causal(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """One pass; into a cache at once, in pieces, and beside a shorter row; FlexAttention."""
     tokens, expected = mode["tokens"], mode["logits"]
@@ -71,11 +81,7 @@ def causal(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(logits[1, :4], expected[:4])
     rest = torch.tensor([[0, 0], tokens[4:6]])
     near(denoiser.read(rest, torch.tensor([0, 2]), cache, every=True).logits[1], expected[4:6])
-    denoiser.flexible = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
-        near(denoiser(row(tokens), places(count, CLEAN), context_causal()).logits[0], expected)
-    denoiser.flexible = False
+    near(flexed(denoiser, tokens, context_causal())[0], expected)
 
 
 def denoised(denoiser: Denoiser, context: list[int], canvas: list[int], feedback: Tensor | None = None) -> Tensor:
@@ -109,6 +115,7 @@ def whole(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """Everyone sees everyone: one pass, and as a canvas behind any part of the text."""
     tokens, expected = mode["tokens"], mode["logits"]
     near(denoiser(row(tokens), places(len(tokens), CLEAN), full()).logits[0], expected)
+    near(flexed(denoiser, tokens, full())[0], expected)
     denoiser.reader = BlockReader(None)
     for known in (1, 5):
         near(denoised(denoiser, tokens[:known], tokens[known:]), expected[known:])
@@ -118,6 +125,7 @@ def block(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """One pass; and each block as a canvas behind the cached ones, from its start and from its middle, rows uneven."""
     tokens, expected, size = mode["tokens"], mode["logits"], mode["size"]
     near(denoiser(row(tokens), places(len(tokens), CLEAN), blocks(size)).logits[0], expected)
+    near(flexed(denoiser, tokens, blocks(size))[0], expected)
     denoiser.reader = BlockReader(size)
     for known in (size, size + 1, 2 * size - 1, 2 * size):
         end = (known // size + 1) * size
@@ -161,11 +169,7 @@ def level(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     two = denoiser(torch.tensor([tokens, tokens[::-1]]), both, full(), sigma=sigmas).logits
     near(heard(two[0], tokens), expected)
     assert not torch.allclose(two[0], denoiser(row(tokens), at, full(), sigma=sigmas[1:]).logits[0], atol=0.1)
-    denoiser.flexible = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
-        near(heard(denoiser(row(tokens), at, full(), sigma=sigma).logits[0], tokens), expected)
-    denoiser.flexible = False
+    near(heard(flexed(denoiser, tokens, full(), sigma=sigma)[0], tokens), expected)
     with pytest.raises(ValueError, match="is told the level of noise; pass sigma"):
         denoiser(row(tokens), at, full())
 

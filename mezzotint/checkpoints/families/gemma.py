@@ -45,9 +45,10 @@ def gemma3(keys: Keys) -> ModelConfig:
 def gemma3_json(config: ModelConfig) -> dict[str, Any]:
     v = config.variant
     assert v is not None and v.attention_scale is not None
+    scalar = round(v.attention_scale**-2, 9)
     return {
         "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", **_sizes_json(config),
-        "query_pre_attn_scalar": round(v.attention_scale**-2, 9), "final_logit_softcapping": v.logit_cap,
+        "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar, "final_logit_softcapping": v.logit_cap,
         "use_bidirectional_attention": False,
     }  # fmt: skip
 
