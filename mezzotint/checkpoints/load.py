@@ -630,7 +630,8 @@ def facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
 def _condition_line(c: Conditioning) -> str:
     what = [f"{c.classes} classes"] if c.classes else []
     what += [f"embeddings of {c.embedding}"] if c.embedding else []
-    return f"{' and '.join(what)}, told by {'AdaLN' if c.way == 'adaln' else f'a prefix of {c.length}'}"
+    ways = {"adaln": "AdaLN", "level": "AdaLN, with the level of noise", "prefix": f"a prefix of {c.length}"}
+    return f"{' and '.join(what)}, told by {ways[c.way]}"
 
 
 def _product(shape: tuple[int, ...]) -> int:

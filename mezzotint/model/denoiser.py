@@ -439,7 +439,10 @@ class Denoiser(nn.Module):
                 raise ValueError("this checkpoint is not told the level of noise; pass sigma=None")
             return None
         if sigma is None:
-            raise ValueError("this checkpoint is told the level of noise; pass sigma, -log alpha of each row")
+            raise ValueError(
+                "this checkpoint is told the level of noise (sigma, -log alpha of each row), which only plain diffusion does: "
+                "generate, with decode 'diffusion'"
+            )
         found: Tensor = self.level(sigma)[:, None]
         if self.conditioner is None or self.conditioner.conditioning.way != "level":
             return found

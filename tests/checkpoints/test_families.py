@@ -51,12 +51,14 @@ def row(tokens: list[int]) -> Tensor:
     return torch.tensor([tokens])
 
 
-def flexed(denoiser: Denoiser, tokens: list[int], visible: Visibility, **more: Tensor) -> Tensor:
+def flexed(
+    denoiser: Denoiser, tokens: list[int], visible: Visibility, at: Places | None = None, **more: Tensor
+) -> Tensor:  # fmt: skip
     """Logits `[1, T, V]` of one pass with FlexAttention."""
     denoiser.flexible = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
-        logits = denoiser(row(tokens), places(len(tokens), CLEAN), visible, **more).logits
+        logits = denoiser(row(tokens), at or places(len(tokens), CLEAN), visible, **more).logits
     denoiser.flexible = False
     return logits
 
@@ -102,6 +104,7 @@ def canvas(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(denoised(denoiser, context, tokens), expected)
     both = places(len(context), CLEAN).cat(places(len(tokens), CANVAS, len(context)))
     near(denoiser(row(context + tokens), both, context_causal()).logits[0, len(context) :], expected)
+    near(flexed(denoiser, context + tokens, context_causal(), both)[0, len(context) :], expected)
 
 
 def feedback(denoiser: Denoiser, mode: dict[str, Any]) -> None:
@@ -170,7 +173,7 @@ def level(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(heard(two[0], tokens), expected)
     assert not torch.allclose(two[0], denoiser(row(tokens), at, full(), sigma=sigmas[1:]).logits[0], atol=0.1)
     near(heard(flexed(denoiser, tokens, full(), sigma=sigma)[0], tokens), expected)
-    with pytest.raises(ValueError, match="is told the level of noise; pass sigma"):
+    with pytest.raises(ValueError, match=r"told the level of noise \(sigma.*only plain diffusion does"):
         denoiser(row(tokens), at, full())
 
 
