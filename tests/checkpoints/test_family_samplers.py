@@ -13,6 +13,7 @@ import pytest
 import torch
 import toy_folder
 
+import mezzotint as mz
 from mezzotint.checkpoints.load import Checkpoint, load
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
@@ -126,3 +127,24 @@ def test_stock_decoding(name: str, tmp_path: Path) -> None:
         assert tokens == r["tokens"], {k: v for k, v in r.items() if k != "tokens"}
         if "calls" in r and r["end"] == 40:
             assert calls == r["calls"]
+
+
+def test_networks_that_are_told_the_level_run_in_the_engine(tmp_path: Path) -> None:
+    """With their own policy, another, a class and guidance; seeds repeat; what cannot tell the level says so."""
+    asked = mz.Request("AB", raw=True, decode="diffusion", max_tokens=8, seed=1, policy="sedd")
+    texts = set()
+    for name in ("sedd", "sedd_uniform", "udlm_classes"):
+        toy_folder.write(name, tmp_path / name)
+        Tokenizer.of_tokens([chr(ord("A") + i) for i in range(40)]).to_file(tmp_path / name / "tokenizer.json")
+        engine = mz.Engine(load(tmp_path / name))
+        told = {"condition": Condition(class_label=2)} if name == "udlm_classes" else {}
+        for policy in ("sedd", "ancestral", "top"):
+            one = [engine.generate(replace(asked, policy=policy, **told))[0].ids for _ in range(2)]
+            assert one[0] == one[1] and len(one[0]) == 8
+            texts.add(tuple(one[0]))
+        if told:
+            guided = engine.generate(replace(asked, policy="ancestral", guidance=3.0, **told))[0].ids
+            assert guided != engine.generate(replace(asked, policy="ancestral"))[0].ids
+    assert len(texts) >= 7  # nine, but for chance
+    with pytest.raises(ValueError, match="only plain diffusion does: generate"):
+        mz.infill(engine, "A[[ ]]B")
