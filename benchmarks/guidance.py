@@ -25,7 +25,7 @@ import torch
 from matplotlib import pyplot as plt
 
 import mezzotint as mz
-from mezzotint.checkpoints.load import sha256
+from mezzotint.checkpoints.files import sha256
 from mezzotint.model.condition import Condition
 from mezzotint.recipes import digits, templates
 from mezzotint.sampler.decoding import Decoding, ancestral

@@ -72,9 +72,9 @@ def free_memory() -> int | None:
 
 
 def _weights() -> list[Check]:
-    from mezzotint.checkpoints import fetch
+    from mezzotint.checkpoints import cache, fetch
 
-    folder = fetch.cache_folder()
+    folder = cache.cache_folder()
     parent = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(parent).free
     path = fetch.cached_path()

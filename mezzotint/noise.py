@@ -33,17 +33,23 @@ Prediction = Literal["full", "leave_one_out"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha(t), the chance that a token is still clean at level t: 1 at t = 0, 0 at t = 1, decreasing. float64."""
+    """alpha(t), the chance that a token is still clean at level t: 1 at t = 0, 0 at t = 1, decreasing. float64.
+
+    last: alpha(1) of schedules that end a little before pure noise, as those that networks were told the level of.
+    """
 
     name: str
     alpha_of: Curve = field(repr=False)
     dalpha_of: Curve = field(repr=False)
     level_of: Curve | None = field(default=None, repr=False)
+    last: float = 0.0
 
     def __post_init__(self) -> None:
         ends = self.alpha(torch.tensor([0.0, 1.0]))
-        if (ends - torch.tensor([1.0, 0.0], dtype=torch.float64)).abs().max() > 1e-9:
-            raise ValueError(f"schedule {self.name!r} goes from {ends[0]:g} to {ends[1]:g}; alpha must go from 1 to 0")
+        if not 0 <= self.last < 0.5 or (ends - torch.tensor([1.0, self.last], dtype=torch.float64)).abs().max() > 1e-9:
+            raise ValueError(
+                f"schedule {self.name!r} goes from {ends[0]:g} to {ends[1]:g}; alpha must go from 1 to {self.last:g}"
+            )
         if bool((self.alpha(torch.linspace(0, 1, 101)).diff() > 0).any()):
             raise ValueError(f"schedule {self.name!r} rises somewhere; alpha must decrease with the level")
 
@@ -51,6 +57,46 @@ class Schedule:
     def linear(cls) -> Schedule:
         """alpha = 1 - t (MDLM's log-linear sigma)."""
         return cls("linear", lambda t: 1 - t, lambda t: -torch.ones_like(t), lambda a: 1 - a)
+
+    @classmethod
+    def loglinear(cls, eps: float = 1e-3) -> Schedule:
+        """alpha = 1 - (1 - eps) t, sigma = -log alpha: the total noise that SEDD and UDLM tell their networks."""
+        span = 1 - eps
+        name = f"loglinear {eps:g}"
+        return cls(name, lambda t: 1 - span * t, lambda t: torch.full_like(t, -span), lambda a: (1 - a) / span, eps)
+
+    @classmethod
+    def geometric(cls, low: float = 1e-4, high: float = 20.0) -> Schedule:
+        """sigma = low^(1 - t) high^t, alpha = exp(-sigma), and 1 at t = 0 (SEDD, arXiv 2310.16834)."""
+        if not 0 < low < high:
+            raise ValueError(f"sigma goes from {low} to {high}; expected 0 < low < high")
+        ratio = math.log(high / low)
+
+        def sigma(t: Tensor) -> Tensor:
+            return low * (ratio * t).exp()
+
+        return cls(
+            f"geometric {low:g} {high:g}", lambda t: torch.where(t <= 0, 1.0, (-sigma(t)).exp()),
+            lambda t: -ratio * sigma(t) * (-sigma(t)).exp(), last=math.exp(-high),
+        )  # fmt: skip
+
+    @classmethod
+    def named(cls, name: str) -> Schedule:
+        """By what `name` says: linear, cosine, loglinear EPS, geometric LOW HIGH. Raises ValueError for another."""
+        try:
+            match [*name.split()[:1], *map(float, name.split()[1:])]:
+                case ["linear"]:
+                    return cls.linear()
+                case ["cosine"]:
+                    return cls.cosine()
+                case ["loglinear", float(eps)]:
+                    return cls.loglinear(eps)
+                case ["geometric", float(low), float(high)]:
+                    return cls.geometric(low, high)
+            raise ValueError
+        except ValueError:
+            allowed = "linear, cosine, loglinear EPS, geometric LOW HIGH"
+            raise ValueError(f"schedule is {name!r}; allowed: {allowed}") from None
 
     @classmethod
     def cosine(cls) -> Schedule:

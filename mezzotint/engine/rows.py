@@ -275,9 +275,9 @@ class RowDenoiser:
 
     def denoise(
         self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, condition: Conditions | None = None,
-        feedback: Tensor | None = None,
+        feedback: Tensor | None = None, sigma: Tensor | None = None,
     ) -> Logits:  # fmt: skip
-        return Denoiser.denoise(cast(Denoiser, self), tokens, positions, valid, cache, condition, feedback)
+        return Denoiser.denoise(cast(Denoiser, self), tokens, positions, valid, cache, condition, feedback, sigma)
 
     def denoise_with_shadow(
         self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, masks: Tokens
@@ -290,9 +290,11 @@ class RowDenoiser:
     def __call__(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: RowCache | None = None,
         want: Tensor | None = None, condition: Conditions | None = None, feedback: Tensor | None = None, logits: bool = True,
+        sigma: Tensor | None = None,
     ) -> Prediction:  # fmt: skip
         """`Denoiser.forward`. Raises ValueError for a visibility under which what is kept is not seen by all."""
         assert condition is None, "for training and for callers without a cache of lanes"
+        assert sigma is None, "networks that are told the level of noise have no lanes"
         if not logits:  # states alone, of a text that nobody goes on with: a pass of its own
             assert cache is None and feedback is None
             found: Prediction = cast(Denoiser, self.network)(tokens, places, visible, None, want, logits=False)

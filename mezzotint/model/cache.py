@@ -48,6 +48,7 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.conditions: tuple[Condition, ...] | None = None
         self.text: list[list[int]] = [[] for _ in range(rows)]  # ids, for networks that read text again (`stale.py`)
+        self.began = [0] * rows  # how long the text was that was read first, for the same
         self.ahead: Tensor | None = None  # [B, V]: causal logits about position lengths[b], set by Denoiser.read
         self._longest = 0  # of lengths: asked for once a layer, so counted once a pass
         self._even = True  # all rows have the same length: slices instead of scatters
@@ -130,6 +131,7 @@ class KVCache:
         new.conditions = None if self.conditions is None else tuple(self.conditions[i] for i in index.tolist())
         new.ahead = self.ahead[index] if same and self.ahead is not None else None
         new.text = [self.text[i][:n] for i, n in zip(index.tolist(), lengths.tolist(), strict=True)]
+        new.began = [self.began[i] for i in index.tolist()]
         new._set(lengths)
         return new
 

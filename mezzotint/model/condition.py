@@ -2,6 +2,7 @@
 
     prefix   [ c0 .. ck | text ... | canvas ]     soft tokens at clean positions 0..K-1, read once into the cache
     adaln    x -> x + (1 + gate) f(norm(x) (1 + scale) + shift)     in every block of every pass (DiT, arXiv 2212.09748)
+    level    silu(c) is added to the embedding of the level of noise, which modulates every block (UDLM, arXiv 2412.10193)
 
 Either way the condition acts at every denoising step: a canvas reads the prefix from the cache, or is modulated anew. The
 cache remembers which condition each row follows, so rows of one batch may follow different ones.

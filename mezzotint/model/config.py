@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mezzotint.model.variant import Kind, Variant
+from mezzotint.model.variant import Kind, LevelInput, Variant
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Conditioning:
     """What a network can be told beside its text (`model/condition.py`). Raises ValueError for what cannot be.
 
     classes: how many labels; embedding: numbers of an embedding; 0 for none. way: prefix (`length` soft tokens before the
-    text) or adaln (every block modulated, length 1).
+    text), adaln (every block modulated, length 1) or level (added to the embedding of the level of noise, length 1).
     """
 
     classes: int = 0
@@ -26,8 +26,8 @@ class Conditioning:
                 raise ValueError(f"{name} is {value}; it must lie between 0 and {1 << 16}")
         if self.classes == self.embedding == 0:
             raise ValueError("a conditioning needs classes, an embedding or both; both are 0")
-        if self.way not in ("prefix", "adaln"):
-            raise ValueError(f"way is {self.way!r}; allowed: prefix, adaln")
+        if self.way not in ("prefix", "adaln", "level"):
+            raise ValueError(f"way is {self.way!r}; allowed: prefix, adaln, level")
         if not 1 <= self.length <= (most := 64 if self.way == "prefix" else 1):
             raise ValueError(f"length is {self.length}; with {self.way} it must lie between 1 and {most}")
 
@@ -81,6 +81,11 @@ class ModelConfig:
         return max(kv for _, kv, _ in sizes), max(size for _, _, size in sizes)
 
     @property
+    def level(self) -> LevelInput | None:
+        """How the network is told the level of noise, None where it is not."""
+        return None if self.variant is None else self.variant.level
+
+    @property
     def prefix(self) -> int:
         """Positions before the text that belong to the condition; a prompt's ids there are placeholders."""
         return self.condition.prefix if self.condition else 0
@@ -99,6 +104,8 @@ class ModelConfig:
             raise ValueError(f"rope_theta {self.rope_theta} and norm_eps {self.norm_eps} must be positive")
         if self.variant is not None:
             self._check(self.variant)
+        if self.condition is not None and self.condition.way == "level" and self.level is None:
+            raise ValueError("a condition told with the level needs a network that is told the level")
 
     def _check(self, variant: Variant) -> None:
         if len(variant.kind_of) != self.num_layers:

@@ -24,11 +24,13 @@ from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.lanes import Ragged, Said, Segment
-from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables
+from mezzotint.model.layers import PLAIN, Block, embedding_table, rotary_tables, wide
 from mezzotint.model.layers_variant import SelfConditioning, VariantBlock, cap, make_norm, rotary_frequencies
+from mezzotint.model.level import LevelEmbedding, modulated
 from mezzotint.model.low_bit import Rounded, RoundedLinear, held, in_low_bits, rows_of
 from mezzotint.model.parallel import beside, is_split
 from mezzotint.model.stale import BlockReader
+from mezzotint.model.variant import LevelInput
 from mezzotint.model.visibility import CANVAS, CLEAN, SHADOW, Places, Visibility, context_causal, with_shadows
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -68,7 +70,11 @@ class Denoiser(nn.Module):
             self.blocks = nn.ModuleList(VariantBlock(config, layer) for layer in range(config.num_layers))
             self.norm = make_norm(config)
         told = config.condition
-        self.conditioner = None if told is None else Conditioner(told, config.width, config.num_layers)
+        level = config.level
+        width = level.width if told is not None and told.way == "level" and level is not None else config.width
+        self.conditioner = None if told is None else Conditioner(told, width, config.num_layers)
+        self.level = None if level is None else LevelEmbedding(level.width)
+        self.norm_level = None if level is None else nn.Linear(level.width, 2 * config.width)
         self._following: Conditions | None = None
         self.canvas_role = nn.Parameter(torch.zeros(config.width)) if config.canvas_role else None
         variant = config.variant
@@ -153,6 +159,9 @@ class Denoiser(nn.Module):
                 }
         if self.self_conditioning is not None:
             slots |= {f"model.self_conditioning.{name}": tensor for name, tensor in self.self_conditioning.named()}
+        if self.level is not None and self.norm_level is not None:
+            slots |= {f"model.level.{name}": tensor for name, tensor in self.level.named_parameters()}
+            slots |= {f"model.norm_level.{name}": tensor for name, tensor in self.norm_level.named_parameters()}
         if self.canvas_role is not None:
             slots["mezzotint.canvas_role"] = self.canvas_role
         if self.conditioner is not None:
@@ -249,6 +258,7 @@ class Denoiser(nn.Module):
         condition: Conditions | None = None,
         feedback: Tensor | None = None,
         logits: bool = True,
+        sigma: Tensor | None = None,
     ) -> Prediction:
         """One pass over tokens `[B, T]` standing at `places` `[B, T]`, after what `cache` holds.
 
@@ -256,16 +266,20 @@ class Denoiser(nn.Module):
         out, and them empty (training computes them in chunks). condition: one a row, for a checkpoint that declares them;
         None is what the cache remembers, else the null. Tokens at the clean positions of a condition's prefix are
         placeholders. feedback `[B, T, D]`: from `encode_feedback`, zeros where there is none. Nothing is kept in the cache
-        until `cache.keep`. Raises ValueError for a condition or feedback that these weights do not have.
+        until `cache.keep`. sigma `[B]`: -log alpha, the total noise of each row, for weights that are told it. Raises
+        ValueError for a condition, feedback or sigma that these weights do not have, and without one that they must have.
         """
         if condition is not None and self.conditioner is None:
             raise ValueError("this checkpoint declares no condition; pass condition=None")
-        x = self.states(tokens, places, visible, cache, condition, feedback)
+        level = self._level(sigma, condition, cache, len(tokens))
+        x = self.states(tokens, places, visible, cache, condition, feedback, level)
         about, role = places.position + torch.where(places.role == CLEAN, 1, self.shift), places.role
         if want is not None:
             x = x.gather(1, want[:, :, None].expand(-1, -1, x.shape[-1]))
             about, role = about.gather(1, want), role.gather(1, want)
         hidden = self.norm(x)
+        if self.norm_level is not None and level is not None:
+            hidden = modulated(hidden, *self.norm_level(level).chunk(2, -1))
         return Prediction(self.speak(hidden, role) if logits else hidden.new_empty(*about.shape, 0), about, hidden)
 
     @property
@@ -285,9 +299,9 @@ class Denoiser(nn.Module):
 
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | Ragged | None = None,
-        condition: Conditions | None = None, feedback: Tensor | None = None,
+        condition: Conditions | None = None, feedback: Tensor | None = None, level: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """`forward` up to the last block: `[B, T, D]`, before the final norm."""
+        """`forward` up to the last block: `[B, T, D]`, before the final norm. level `[B, 1, C]`: from `_level`."""
         if int(places.position.max()) >= self.config.max_length:
             raise ValueError(f"position {int(places.position.max())} is beyond the model's {self.config.max_length}")
         if feedback is not None and not self.self_conditioned:
@@ -297,7 +311,7 @@ class Denoiser(nn.Module):
         x = beside(F.embedding, tokens, self.embedding.weight)  # [B, T, D]
         if self.config.variant is not None:
             assert not isinstance(cache, Ragged), "a network of this kind has no lanes"
-            return self._variant_states(x, tokens, places, visible, cache, condition, feedback, gate)
+            return self._variant_states(x, tokens, places, visible, cache, condition, feedback, gate, level)
         mask = (
             None if isinstance(cache, Ragged) else self._mask(visible, places, cache, 0)
         )  # each lane knows who sees whom
@@ -325,7 +339,7 @@ class Denoiser(nn.Module):
 
     def _variant_states(
         self, x: Tensor, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None,
-        condition: Conditions | None, feedback: Tensor | None, gate: Gate | None,
+        condition: Conditions | None, feedback: Tensor | None, gate: Gate | None, level: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """`states` of a network that is not a Llama, from its embeddings `[B, T, D]` on."""
         variant, adapter = self.config.variant, self.adapter
@@ -343,6 +357,8 @@ class Denoiser(nn.Module):
             x = adapter.embed(x, tokens, places, feedback)
         if self.layer_scalars is not None:
             modulation = list(self.layer_scalars[:, canvas.long()[..., 0]][..., None])
+        if level is not None:
+            modulation = [level] * self.config.num_layers
         masks: list[BlockMask | Tensor | None] = []
         angles: list[tuple[Tensor, Tensor]] = []
         for kind, frequency in zip(variant.kinds, self.rotary, strict=True):
@@ -395,6 +411,11 @@ class Denoiser(nn.Module):
         return (logits + (now.amin(-1, keepdim=True) - had.amin(-1, keepdim=True))).scatter(-1, among, now)
 
     @property
+    def level_input(self) -> LevelInput | None:
+        """How the level of noise is told, None where it is not."""
+        return self.config.level
+
+    @property
     def hears_tempered(self) -> bool:
         """Does it hear what it said at the temperature of the step, rather than at 1 (DiffusionGemma)?"""
         return self.self_conditioning is not None
@@ -403,17 +424,36 @@ class Denoiser(nn.Module):
         """What was said of places `[..., V]`, as feedback to the next pass over them `[..., D]`; None if it is not heard."""
         weight, variant = self.embedding.weight, self.config.variant
         if self.self_conditioning is not None and variant is not None:
-            said = logits.float().softmax(-1).to(weight.dtype)
+            said = wide(logits).softmax(-1).to(weight.dtype)
             return beside(torch.matmul, said, weight) * variant.embed_scale
         if self.adapter is None or self.adapter.self_conditioning is None:
             return None
         return self.adapter.expected(logits.softmax(-1).to(weight.dtype), weight)
 
+    def _level(
+        self, sigma: Tensor | None, condition: Conditions | None, cache: KVCache | Recorded | Ragged | None, rows: int
+    ) -> Tensor | None:
+        """The embedding `[B, 1, C]` of the noise level, a condition told with it added; None where none is told."""
+        if self.level is None:
+            if sigma is not None:
+                raise ValueError("this checkpoint is not told the level of noise; pass sigma=None")
+            return None
+        if sigma is None:
+            raise ValueError(
+                "this checkpoint is told the level of noise (sigma, -log alpha of each row), which only plain diffusion does: "
+                "generate, with decode 'diffusion'"
+            )
+        found: Tensor = self.level(sigma)[:, None]
+        if self.conditioner is None or self.conditioner.conditioning.way != "level":
+            return found
+        given = condition or getattr(cache, "conditions", None) or [NULL] * rows
+        return found + F.silu(self.conditioner.vectors(given).to(found.dtype))
+
     def _told(
         self, x: Tensor, places: Places, condition: Conditions | None, cache: KVCache | Recorded | Ragged | None
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """x `[B, T, D]` with the condition's prefix in its places, and each block's modulation."""
-        if self.conditioner is None:
+        if self.conditioner is None or self.conditioner.conditioning.way == "level":
             return x, [None] * self.config.num_layers
         if condition is None:
             condition = getattr(cache, "conditions", None) or [NULL] * len(x)
@@ -460,16 +500,17 @@ class Denoiser(nn.Module):
         cache: KVCache,
         condition: Conditions | None = None,
         feedback: Tensor | None = None,
+        sigma: Tensor | None = None,
     ) -> Logits:
         """Bidirectional pass over one canvas a row, reading the cached clean text: logits `[B, C, V]` about `positions`.
 
         tokens and positions int64 `[B, C]` in order, valid bool `[B, C]`. feedback `[B, C, D]`: from the logits that the
-        last pass over this canvas gave. Keeps nothing.
+        last pass over this canvas gave. sigma `[B]`: as in `forward`. Keeps nothing.
         """
         if self.reader is not None:
-            return self.reader.denoise(self, tokens, valid, cache)
+            return self.reader.denoise(self, tokens, valid, cache, sigma)
         places = Places.of(torch.where(valid, positions, 0), torch.full_like(positions, CANVAS), valid=valid)
-        logits = self(tokens, places, context_causal(), cache, None, condition, feedback).logits
+        logits = self(tokens, places, context_causal(), cache, None, condition, feedback, sigma=sigma).logits
         return self._unshift(logits, cache)
 
     def denoise_with_shadow(

@@ -38,6 +38,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: half precision is not enough for what follows, and float64 stays what it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @once
 def flex(compiled: bool) -> Callable[..., Any]:
     """FlexAttention (arXiv 2412.05496): skips blocks of the table that nobody sees; without compiling it only checks."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from mezzotint.model.cache import KVCache, Recorded
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.lanes import Ragged
-from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate
+from mezzotint.model.layers import PLAIN, Block, Terms, flex, rotate, wide
+from mezzotint.model.level import modulated
 from mezzotint.model.low_bit import Rounded, Weight, held, linear
 from mezzotint.model.parallel import part_here
 from mezzotint.model.variant import Experts, Kind, Variant
@@ -212,16 +213,16 @@ class ExpertMLP(nn.Module):
         self.expert_scale = nn.Parameter(torch.ones(experts.count)) if experts.beside else None
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x `[n, D]` -> which experts and their weights, `[n, per_token]`, in float32."""
+        """x `[n, D]` -> which experts and their weights, `[n, per_token]`, in float32 at least."""
         c = self.config
         if self.router_scale is not None:
             x = F.rms_norm(x, x.shape[-1:], None, self.eps) * self.router_scale * x.shape[-1] ** -0.5
-            scores = self.router(x).float().softmax(-1)
+            scores = wide(self.router(x)).softmax(-1)
         elif c.score == "softmax":
-            scores = self.router(x).float().softmax(-1)
+            scores = wide(self.router(x)).softmax(-1)
         else:
-            scores = F.linear(x.float(), self.router.weight.float()).sigmoid()
-        ranked = scores if self.choice_bias is None else scores + self.choice_bias.float()
+            scores = F.linear(wide(x), wide(self.router.weight)).sigmoid()
+        ranked = scores if self.choice_bias is None else scores + wide(self.choice_bias)
         if c.groups > 1:  # DeepSeek-V3, arXiv 2412.19437: a group is as good as its best two
             grouped = ranked.view(len(x), c.groups, -1)
             best = grouped.topk(2, -1).values.sum(-1).topk(c.groups_kept, -1).indices
@@ -232,7 +233,7 @@ class ExpertMLP(nn.Module):
         if c.normalised and c.per_token > 1:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         weights = weights * c.scale
-        return chosen, weights if self.expert_scale is None else weights * self.expert_scale.float()[chosen]
+        return chosen, weights if self.expert_scale is None else weights * wide(self.expert_scale)[chosen]
 
     def forward(self, x: Tensor, terms: Terms = PLAIN) -> Tensor:
         flat = x.flatten(0, 1)
@@ -266,13 +267,21 @@ class VariantBlock(Block):
         names = ["after_attention", "after_mlp"] if variant.sandwich else []
         names += ["after_own_mlp", "before_experts", "after_experts"] if beside else []
         self.norms = nn.ModuleDict({name: make_norm(config) for name in names})
+        told = variant.level
+        self.level = None if told is None else nn.Linear(told.width, 6 * config.width)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask | Tensor | None, layer: int,
         cache: KVCache | Recorded | Ragged | None, terms: Terms = PLAIN, modulation: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """modulation `[B, T, 1]`: the layer's scalar at each place, None for 1."""
+        """modulation `[B, T, 1]`: the layer's scalar at each place, None for 1; told the level, its embedding `[B, 1, C]`."""
         assert not isinstance(cache, Ragged), "a network of this kind has no lanes"
+        if self.level is not None:
+            assert modulation is not None, "a level is told in every pass"
+            shift, scale, gate, shift2, scale2, gate2 = self.level(modulation).chunk(6, -1)
+            told = modulated(self.attention_norm(x), shift, scale)
+            x = x + gate * self.attention(told, cos, sin, mask, layer, cache, terms)
+            return x + gate2 * self.mlp(modulated(self.mlp_norm(x), shift2, scale2), terms)
         mixed = self.attention(self.attention_norm(x), cos, sin, mask, layer, cache, terms)
         x = x + self._after("after_attention", mixed)
         y = self.mlp(self.mlp_norm(x), terms)
@@ -296,6 +305,7 @@ class VariantBlock(Block):
             yield from ((f"experts.{name}", tensor) for name, tensor in self.experts.named())
         for name, norm in self.norms.items():
             yield from _under(f"norms.{name}", norm)
+        yield from _under("level", self.level)
 
 
 class SelfConditioning(nn.Module):
@@ -321,10 +331,10 @@ class SelfConditioning(nn.Module):
 
 
 def cap(logits: Tensor, variant: Variant) -> Tensor:
-    """c tanh(logits / c), in float32 (Gemma 2, arXiv 2408.00118)."""
+    """c tanh(logits / c), in float32 at least (Gemma 2, arXiv 2408.00118)."""
     if variant.logit_cap is None:
         return logits
-    return (logits.float() / variant.logit_cap).tanh() * variant.logit_cap
+    return (wide(logits) / variant.logit_cap).tanh() * variant.logit_cap
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:

@@ -221,10 +221,10 @@ def held(module: nn.Module) -> list[tuple[str, Tensor | Rounded]]:
 
 
 def in_low_bits(blocks: nn.Module, kind: str) -> None:
-    """Put rounded weights, yet without numbers, in the place of every linear in `blocks` but routers, and of experts."""
+    """Put rounded weights, yet without numbers, in the place of every linear in `blocks` but routers and AdaLN; and experts."""
     for module in list(blocks.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and name != "router":
+            if type(child) is nn.Linear and name not in ("router", "level"):
                 setattr(module, name, RoundedLinear(child, kind))
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.dim() == 3:  # experts, stacked

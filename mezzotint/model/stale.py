@@ -1,10 +1,11 @@
 """Networks whose clean text is not causal: what is cached of it holds only up to a border, the rest is read again.
 
     blocks of 4     [k k k k | k k k k | t t ? ?]    whole blocks are kept; the tail is part of the canvas's block
+    after a prompt  [k k | k k k k | ? ? ? ?]        the same, but blocks are counted from where the prompt ends
     full            [t t t t t t t t t t ? ? ? ?]    nothing is kept: every pass computes the whole text
 
 A cache of such a network knows the ids of its text (`cache.text`). Behind the border its slots hold keys of an earlier pass,
-which the next one overwrites. Sources: SDAR, LLaDA2 and Fast-dLLM v2 (blocks), LLaDA and Dream (full).
+which the next one overwrites. Sources: SDAR, LLaDA2 and Fast-dLLM v2 (blocks), dllm (after a prompt), LLaDA and Dream (full).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.model.cache import KVCache
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, full
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, blocks_by_start, full
 from mezzotint.shapes import Logits, Tokens, Where
 
 if TYPE_CHECKING:
@@ -25,21 +26,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockReader:
-    """size: positions of a block that starts at a multiple of it; None when everyone sees everyone."""
+    """size: positions of a block that starts at a multiple of it; None when everyone sees everyone.
+
+    after_prompt: the text that is read first ends a block, whatever its length; the block that begins it may be shorter.
+    """
 
     size: int | None = None
+    after_prompt: bool = False
 
     @property
     def visible(self) -> Visibility:
-        return full() if self.size is None else blocks(self.size)
+        if self.size is None:
+            return full()
+        return blocks_by_start() if self.after_prompt else blocks(self.size)
 
-    def border(self, length: int) -> int:
-        """How much of a text of this length is final."""
-        return 0 if self.size is None else length // self.size * self.size
+    def border(self, length: int, prompt: int = 0) -> int:
+        """How much of a text of this length is final; prompt: the length of what was read first."""
+        if self.size is None:
+            return 0
+        first = prompt % self.size if self.after_prompt else 0
+        return 0 if length < first else first + (length - first) // self.size * self.size
 
-    def room(self, start: int) -> int | None:
+    def room(self, start: int, prompt: int = 0) -> int | None:
         """Positions left in the block that a canvas at `start` belongs to; None: as many as one likes."""
-        return None if self.size is None else self.size - start % self.size
+        if self.size is None:
+            return None
+        return self.border(start + self.size, prompt) - start
 
     def read(self, denoiser: Denoiser, tokens: Tokens, counts: Tensor, cache: KVCache) -> Prediction:
         """Append clean text to the cache's; compute the blocks that it completes, and only those.
@@ -50,9 +62,12 @@ class BlockReader:
         from mezzotint.model.denoiser import Prediction
 
         length = cache.lengths
+        cache.began = [
+            began if ids else n for began, ids, n in zip(cache.began, cache.text, counts.tolist(), strict=True)
+        ]
         text = [ids + row[:n] for ids, row, n in zip(cache.text, tokens.tolist(), counts.tolist(), strict=True)]
-        old = torch.tensor([self.border(n) for n in length.tolist()])
-        new = torch.tensor([self.border(len(ids)) for ids in text])
+        old = torch.tensor([self.border(n, began) for n, began in zip(length.tolist(), cache.began, strict=True)])
+        new = torch.tensor([self.border(len(ids), began) for ids, began in zip(text, cache.began, strict=True)])
         ends = [len(ids) for ids in text]
         cache.ahead, cache.text = None, text
         vocabulary, width = denoiser.config.vocab_size, denoiser.config.width
@@ -61,7 +76,7 @@ class BlockReader:
         if bool((new > old).any()):
             pieces = [ids[a:b] for ids, a, b in zip(text, old.tolist(), new.tolist(), strict=True)]
             rows, valid = _padded(pieces, tokens.device)
-            places = _places(rows, old, valid, CLEAN)
+            places = self._places(rows, old, valid, CLEAN, cache.began)
             cache.rewind(old)
             last = (new - old - 1).clamp(min=0)[:, None].to(tokens.device)
             logits, _, hidden = denoiser(rows, places, self.visible, cache, last)
@@ -70,17 +85,21 @@ class BlockReader:
         cache.rewind(torch.tensor(ends))
         return Prediction(logits, torch.tensor(ends)[:, None], hidden)
 
-    def denoise(self, denoiser: Denoiser, tokens: Tokens, valid: Where, cache: KVCache) -> Logits:
+    def denoise(
+        self, denoiser: Denoiser, tokens: Tokens, valid: Where, cache: KVCache, sigma: Tensor | None = None
+    ) -> Logits:
         """As `Denoiser.denoise`, the text behind the border read again before the canvas."""
         lengths = cache.lengths
-        border = torch.tensor([self.border(n) for n in lengths.tolist()])
+        border = torch.tensor([self.border(n, began) for n, began in zip(lengths.tolist(), cache.began, strict=True)])
         tails = [ids[b:] for ids, b in zip(cache.text, border.tolist(), strict=True)]
         rows, real = _padded(
             [[*tail, *row[:n]] for tail, row, n in zip(tails, tokens.tolist(), valid.sum(-1).tolist(), strict=True)],
             tokens.device,
         )
         cache.rewind(border)
-        logits = denoiser(rows, _places(rows, border, real, CANVAS), self.visible, cache).logits
+        logits = denoiser(
+            rows, self._places(rows, border, real, CANVAS, cache.began), self.visible, cache, sigma=sigma
+        ).logits
         cache.rewind(lengths)
         first = torch.tensor([len(tail) for tail in tails], device=tokens.device)[:, None]
         wanted = first + torch.arange(tokens.shape[1], device=tokens.device) - denoiser.shift  # [B, C]
@@ -90,6 +109,15 @@ class BlockReader:
             return found
         return torch.where((wanted < 0)[..., None], cache.ahead[:, None].to(found.dtype), found)
 
+    def _places(self, rows: Tensor, start: Tensor, valid: Tensor, role: int, began: list[int]) -> Places:
+        position = start[:, None].to(rows.device) + torch.arange(rows.shape[1], device=rows.device)
+        position = torch.where(valid, position, 0)
+        block = position
+        if self.size is not None and self.after_prompt:  # where each one's block begins
+            first = torch.tensor(began, device=rows.device)[:, None] % self.size
+            block = ((position - first).div(self.size, rounding_mode="floor") * self.size + first).clamp(min=0)
+        return Places.of(position, torch.full_like(position, role), start=block, valid=valid)
+
 
 def _padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """ids `[B, T]`, zeros behind the end, and which of them are real."""
@@ -97,9 +125,3 @@ def _padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
     counts = torch.tensor([len(row) for row in rows], device=device)
     return ids, torch.arange(width, device=device) < counts[:, None]
-
-
-def _places(rows: Tensor, start: Tensor, valid: Tensor, role: int) -> Places:
-    position = start[:, None].to(rows.device) + torch.arange(rows.shape[1], device=rows.device)
-    position = torch.where(valid, position, 0)
-    return Places.of(position, torch.full_like(position, role), start=position, valid=valid)

@@ -5,6 +5,7 @@
     Gemma 3    + norms after attention and MLP, two kinds of layer (window, rotary), GELU, scaled embeddings
     GPT-2      LayerNorm, learned positions, biases everywhere, no gate
     LLaDA2     + rotary on half of a head, experts chosen within groups
+    SEDD       LayerNorm modulated by the level of noise, no gate in the MLP
 
 A kind is what may differ from layer to layer. A layer's number in `kind_of` says which kind it is of.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu_tanh")
 SCALINGS = ("linear", "llama3", "yarn")
+PREDICTIONS = ("full", "leave_one_out", "score")
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -104,6 +106,27 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class LevelInput:
+    """The network is told the level of noise (`level.py`), as an embedding of `width` numbers.
+
+    prediction: its logits are those of the clean token given all of the noisy text (full) or all but the token's own place
+    (leave_one_out), or logarithms of ratios p(text with this token here) / p(text) of noisy texts (score, arXiv 2310.16834).
+    scaled: the ratios are exp(logits) / ((exp(sigma) - 1) (V - 1)), so that the logits stay near 0 at every level.
+    """
+
+    width: int
+    prediction: str = "full"
+    scaled: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("prediction", self.prediction, PREDICTIONS)
+        if self.width < 1:
+            raise ValueError(f"width of the level's embedding is {self.width}; it must be at least 1")
+        if self.scaled and self.prediction != "score":
+            raise ValueError(f"only scores are scaled; prediction is {self.prediction!r}")
+
+
+@dataclass(frozen=True)
 class Variant:
     """All switches; the defaults are Llama's.
 
@@ -131,6 +154,7 @@ class Variant:
     attention_scale: float | None = None
     logit_cap: float | None = None
     experts: Experts | None = None
+    level: LevelInput | None = None
 
     def __post_init__(self) -> None:
         _one_of("norm", self.norm, NORMS)

@@ -153,6 +153,11 @@ def blocks(size: int) -> Visibility:
     return Visibility(f"blocks of {size}", (lambda q, k: k.position // size <= q.position // size,), cacheable=True)
 
 
+def blocks_by_start() -> Visibility:
+    """Bidirectional inside blocks, causal between them; `Places.start` says where each one's block begins (dllm's BD3LM)."""
+    return Visibility("blocks by start", (lambda q, k: k.start <= q.start,), cacheable=True)
+
+
 def context_causal() -> Visibility:
     """Causal clean stream, bidirectional canvas that reads the clean positions before it: ours, for any set of canvases.
 

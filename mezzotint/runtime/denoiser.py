@@ -145,6 +145,7 @@ class FastDenoiser(Denoiser):
         self.conditioner: Conditioner | None = None
         self._following: Conditions | None = None
         self.reader = self.self_conditioning = None
+        self.level = self.norm_level = None
         self.canvas_role = parts.canvas_role
         self.head = None
         self.adapter: Adapter | None = parts.adapter
@@ -219,8 +220,9 @@ class FastDenoiser(Denoiser):
 
     def states(
         self, tokens: Tokens, places: Places, visible: Visibility, cache: Any = None,
-        condition: Conditions | None = None, feedback: Tensor | None = None,
+        condition: Conditions | None = None, feedback: Tensor | None = None, level: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        assert level is None, "a network that is told the level runs in float"
         if isinstance(cache, Recorded):
             raise ValueError("int8 kernels do not train: load the checkpoint with compute 'float32'")
         self._must_reach(int(places.position.max()))

@@ -38,10 +38,10 @@ def committed(
     return tokens[:end], [ACCEPTED if s == OPEN else s for s in status[:end]], stop is not None
 
 
-def _room(denoiser: BlockDenoiser, start: int, length: int) -> int:
+def _room(denoiser: BlockDenoiser, start: int, length: int, prompt: int) -> int:
     """Positions of a canvas at `start`: `length`, or up to the end of the block where the network's own blocks end."""
     reader = getattr(denoiser, "reader", None)
-    room = None if reader is None else reader.room(start)
+    room = None if reader is None else reader.room(start, prompt)
     return length if room is None else min(room, length)
 
 
@@ -88,7 +88,7 @@ def block_frames(
     while active:
         here = draws.rows(torch.tensor(active)).at(block=block)
         rooms = [
-            _room(denoiser, start, min(length, max_tokens - written[r]))
+            _room(denoiser, start, min(length, max_tokens - written[r]), len(prompts[r]))
             for start, r in zip(cache.lengths.tolist(), active, strict=True)
         ]
         width = max(rooms)

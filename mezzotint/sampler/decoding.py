@@ -1,7 +1,9 @@
 """Decoding: the policy. Which proposals are accepted, which positions return to noise, and when a row stops.
 
-    accept  (proposal, canvas, s, draws) -> Where     ancestral | top | fixed_steps | dream | origin | above | factor | frechet
-                                                      | entropy_bound(_everywhere) | klass | changed_mind | left_to_right | remdm
+    accept  (proposal, canvas, s, draws) -> Where     ancestral | score_ratios | top | fixed_steps | rounded_steps
+                                                      | dream | origin | above
+                                                      | klass | factor | frechet | entropy_bound(_everywhere) | changed_mind
+                                                      | left_to_right | remdm
     renoise (proposal, canvas, s, draws) -> Where     never | the_rest | the_others | below | at_rate | unconfirmed | remdm
     stop    (proposal, canvas, s, draws) -> [B]       all_accepted | last_step | stable | mean_entropy | edits_settled
     settle  (proposal, canvas, s, draws) -> Where     the_rest | everything: what takes the argmax when a row stops
@@ -59,7 +61,7 @@ class Rule:
     name: str
     choose: Choice = field(repr=False)
     from_posterior: bool = False  # the step is a draw from q(x_s | x_t, prediction), not a choice among clean tokens
-    needs: frozenset[str] = field(default=frozenset(), repr=False)  # of entropy, margin, kl, shadow
+    needs: frozenset[str] = field(default=frozenset(), repr=False)  # of entropy, margin, kl, shadow, score
     memory: int = field(default=0, repr=False)  # how many earlier proposals the rule looks back at
 
     def __call__(self, proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Tensor:
@@ -156,6 +158,19 @@ def ancestral() -> Rule:
     return Rule("ancestral", lambda proposal, canvas, s, draws: canvas.editable, from_posterior=True)
 
 
+def score_ratios() -> Rule:
+    """Draw the whole next canvas by the network's scores (SEDD's analytic sampler, arXiv 2310.16834): see `level.tweedie`.
+
+    Where scores are exact it is `ancestral`, as it is for a network that says none, and under guidance.
+    """
+    return Rule(
+        "score_ratios",
+        lambda proposal, canvas, s, draws: canvas.editable,
+        from_posterior=True,
+        needs=frozenset({"score"}),
+    )
+
+
 def top(schedule: Schedule | None = None, score: Score | None = None) -> Rule:
     """The best open positions; the schedule says how many stay open (MaskGIT, arXiv 2202.04200).
 
@@ -215,8 +230,7 @@ def in_blocks(size: int, rule: Rule) -> Rule:
 
     Fast-dLLM v2's sub-blocks (arXiv 2509.26328).
     """
-    if size < 1:
-        raise ValueError(f"block size is {size}; it must be at least 1")
+    _check_size(size)
 
     def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
         block = canvas.positions // size
@@ -227,6 +241,16 @@ def in_blocks(size: int, rule: Rule) -> Rule:
     return Rule(f"in_blocks({size}, {rule.name})", choose, needs=rule.needs, memory=rule.memory)
 
 
+def _block_now(canvas: Canvas, s: Level, size: int) -> tuple[Where, Tensor, Tensor]:
+    """What is open of the block whose turn it is, and its steps, `[B]`: all of them, and those left with this one."""
+    step = (canvas.level - s).clamp(min=1e-12)
+    total, left = (1 / step).round(), (canvas.level / step).round().clamp(min=1)
+    each = (total / math.ceil(canvas.tokens.shape[1] / size)).clamp(min=1).floor()
+    active = ((total - left) // each)[:, None]
+    inside = canvas.open & ((canvas.positions - canvas.positions[:, :1]) // size == active)
+    return inside, each, (left - 1) % each + 1
+
+
 def fixed_steps_in_blocks(size: int, score: Score | None = None) -> Rule:
     """`fixed_steps` over the blocks of `size` that a canvas has, left to right, each with its share of the steps.
 
@@ -234,19 +258,51 @@ def fixed_steps_in_blocks(size: int, score: Score | None = None) -> Rule:
     must be a multiple of the number of blocks.
     """
     score = score or by_confidence()
-    if size < 1:
-        raise ValueError(f"block size is {size}; it must be at least 1")
+    _check_size(size)
 
     def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
-        step = (canvas.level - s).clamp(min=1e-12)
-        total, left = (1 / step).round(), (canvas.level / step).round().clamp(min=1)
-        each = (total / math.ceil(canvas.tokens.shape[1] / size)).clamp(min=1).floor()
-        active = ((total - left) // each)[:, None]
-        inside = canvas.open & ((canvas.positions - canvas.positions[:, :1]) // size == active)
-        count = (inside.sum(-1) / ((left - 1) % each + 1)).ceil().to(torch.int64)
+        inside, _, left = _block_now(canvas, s, size)
+        count = (inside.sum(-1) / left).ceil().to(torch.int64)
         return _best(score.of(proposal, canvas, draws), inside, count)
 
     return Rule(f"fixed_steps_in_blocks({size}, {score.name})", choose, needs=score.needs)
+
+
+def _nearest(open_: Tensor, left: Tensor, total: Tensor) -> Tensor:
+    """round(M (1 - s/t)) of M open, t = left/total, s one step below, halves to even: int64 `[B]`.
+
+    float32, as dllm's scheduler computes it: on which side of a half a share falls depends on that.
+    """
+    t, s = (left / total).float(), ((left - 1) / total).float()
+    share = 1 - ((1 - (1 - s)) / (1 - (1 - t))).double()
+    return (open_.double() * share).round().to(torch.int64)
+
+
+def rounded_steps(score: Score | None = None) -> Rule:
+    """round(M (1 - s/t)) of the M positions now open, possibly none, t from 1 to 0 on a line (dllm's samplers).
+
+    As `fixed_steps`, but what does not divide is spread over all steps.
+    """
+    score = score or by_confidence()
+
+    def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
+        step = (canvas.level - s).clamp(min=1e-12)
+        count = _nearest(canvas.open.sum(-1), (canvas.level / step).round(), (1 / step).round())
+        return _best(score.of(proposal, canvas, draws), canvas.open, count)
+
+    return Rule(f"rounded_steps({score.name})", choose, needs=score.needs)
+
+
+def rounded_steps_in_blocks(size: int, score: Score | None = None) -> Rule:
+    """`rounded_steps` over the blocks of `size` that a canvas has, as `fixed_steps_in_blocks` (dllm's MDLM sampler)."""
+    score = score or by_confidence()
+    _check_size(size)
+
+    def choose(proposal: Proposal, canvas: Canvas, s: Level, draws: Draws) -> Where:
+        inside, each, left = _block_now(canvas, s, size)
+        return _best(score.of(proposal, canvas, draws), inside, _nearest(inside.sum(-1), left, each))
+
+    return Rule(f"rounded_steps_in_blocks({size}, {score.name})", choose, needs=score.needs)
 
 
 def origin(eps: float = 1e-3) -> Rule:
@@ -576,6 +632,11 @@ def everything() -> Rule:
     return Rule("everything", lambda proposal, canvas, s, draws: canvas.editable)
 
 
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"block size is {size}; it must be at least 1")
+
+
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
@@ -626,6 +687,25 @@ class Hold:
         levels = schedule.level(torch.maximum(before.clamp(max=self.alpha_on), after))
         levels[0], levels[-1] = 1, 0  # a level found by bisection misses the ends by a little
         return levels
+
+
+@dataclass(frozen=True)
+class Until:
+    """Levels on a line from 1 to `eps`; clean: then 0, in a last step that only takes away what noise is left (SEDD)."""
+
+    eps: float = 1e-5
+    clean: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < 1:
+            raise ValueError(f"eps is {self.eps}; it must lie between 0 and 1, ends excluded")
+
+    def __call__(self, schedule: Schedule, num_steps: int) -> Level:
+        """float64 `[num_steps + 1]`. Raises ValueError for too few steps."""
+        if num_steps < 1 + self.clean:
+            raise ValueError(f"num_steps is {num_steps}; it must be at least {1 + self.clean}")
+        line = torch.linspace(1, self.eps, num_steps + 1 - self.clean, dtype=torch.float64)
+        return torch.cat((line, line.new_zeros(1))) if self.clean else line
 
 
 Temperature = Callable[[Level], Tensor]  # of the levels before the step, [B]
@@ -760,6 +840,14 @@ POLICIES: dict[str, Policy] = {
         lambda: Decoding(fixed_steps_in_blocks(32), canvas_length=128, num_steps=128),
         "as `llada`, block after block of 32 in a canvas of 128", "LLaDA, arXiv 2502.09992",
     ),
+    "a2d": Policy(
+        lambda: Decoding(rounded_steps(), canvas_length=32),
+        "the most confident, round(M (1 - s/t)) of M open", "dllm (BD3LM sampler)",
+    ),
+    "first-hitting": Policy(
+        lambda: Decoding(fixed_steps(by_chance()), temperature=1.0, num_steps=4096),
+        "any one, its token drawn", "BD3-LM, arXiv 2503.09573; first hitting, arXiv 2409.02908",
+    ),
     "sdar": Policy(
         lambda: Decoding(above(0.85)),
         "confidence above 0.85, at least one", "SDAR (low_confidence_dynamic)",
@@ -784,6 +872,11 @@ POLICIES: dict[str, Policy] = {
     "ancestral": Policy(
         lambda: Decoding(ancestral(), temperature=1.0),
         "a draw from the reverse process", "D3PM, MDLM, UDLM", renoises="by the same draw",
+    ),
+    "sedd": Policy(
+        lambda: Decoding(score_ratios(), temperature=1.0, num_steps=65, levels=Until(clean=True)),
+        "a draw by the network's scores, 64 steps to level 1e-5 and one to 0", "SEDD (analytic), arXiv 2310.16834",
+        renoises="by the same draw",
     ),
     "remdm-cap": Policy(
         lambda: _remdm(capped(0.008)),

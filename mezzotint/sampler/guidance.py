@@ -26,6 +26,7 @@ from torch import Tensor
 from mezzotint.model.cache import KVCache
 from mezzotint.model.condition import NULL, Conditions
 from mezzotint.model.denoiser import Denoiser, Prediction
+from mezzotint.model.variant import LevelInput
 from mezzotint.noise import NoiseProcess
 from mezzotint.sampler.verify import pad
 from mezzotint.shapes import Level, Logits, Probs, Tokens, Where
@@ -96,15 +97,24 @@ class Branches:
         found = self.denoiser.read(torch.cat((tokens, again)), torch.cat((counts, number)), cache.both, every)
         return Prediction(*(x[: len(tokens)] for x in found))
 
-    def denoise(self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any) -> Logits:
+    @property
+    def level_input(self) -> LevelInput | None:
+        return self.denoiser.level_input
+
+    def denoise(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Any, sigma: Tensor | None = None
+    ) -> Logits:
         """The told branch alone."""
-        return self.denoise_branches(tokens, positions, valid, cache)[0]
+        return self.denoise_branches(tokens, positions, valid, cache, sigma)[0]
 
     def denoise_branches(
-        self, tokens: Tokens, positions: Tensor, valid: Where, cache: BranchCache
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: BranchCache, sigma: Tensor | None = None
     ) -> tuple[Logits, Logits]:
-        """Logits `[B, C, V]` told the condition, and told the null."""
+        """Logits `[B, C, V]` told the condition, and told the null. sigma `[B]`: as in `Denoiser.denoise`."""
         places = torch.cat((positions, positions + cache.gap.to(positions.device)[:, None]))
-        both = self.denoiser.denoise(torch.cat((tokens, tokens)), places, torch.cat((valid, valid)), cache.both)
+        both = self.denoiser.denoise(
+            torch.cat((tokens, tokens)), places, torch.cat((valid, valid)), cache.both,
+            sigma=None if sigma is None else torch.cat((sigma, sigma)),
+        )  # fmt: skip
         told, untold = both.chunk(2)
         return told, untold

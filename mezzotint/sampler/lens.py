@@ -232,8 +232,12 @@ class Lens:
                 logits[i] = self._tilted(row, found.logits[i], cache.read[i])
         return found._replace(logits=logits)
 
+    @property
+    def level_input(self) -> Any:
+        return getattr(self.network, "level_input", None)
+
     def denoise(self, tokens: Tokens, positions: Tensor, valid: Where, cache: Rows, **more: Any) -> Logits:
-        """`Denoiser.denoise`, feedback included."""
+        """`Denoiser.denoise`, feedback and sigma included."""
         logits: Logits = self.network.denoise(tokens, positions, valid, cache.inner, **more)
         return self._canvas(cache, logits)
 
@@ -265,6 +269,8 @@ class Lens:
 class BranchLens(Lens):
     """The same for a network of two branches: a tilt of both is a tilt of what they make together."""
 
-    def denoise_branches(self, tokens: Tokens, positions: Tensor, valid: Where, cache: Rows) -> tuple[Logits, Logits]:
-        told, untold = self.network.denoise_branches(tokens, positions, valid, cache.inner)
+    def denoise_branches(
+        self, tokens: Tokens, positions: Tensor, valid: Where, cache: Rows, **more: Any
+    ) -> tuple[Logits, Logits]:
+        told, untold = self.network.denoise_branches(tokens, positions, valid, cache.inner, **more)
         return self._rows(cache, told), self._rows(cache, untold)

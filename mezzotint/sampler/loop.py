@@ -18,10 +18,12 @@ from torch import Tensor
 
 from mezzotint.constraint.guide import CanvasGuide
 from mezzotint.draws import Draws, categorical
+from mezzotint.model.variant import LevelInput
 from mezzotint.noise import NoiseProcess, Schedule
 from mezzotint.sampler.canvas import ACCEPTED, GIVEN, Canvas
 from mezzotint.sampler.decoding import Decoding, Proposal
 from mezzotint.sampler.guidance import guided_logits, guided_posterior
+from mezzotint.sampler.level import clean_logits, log_scores, total_noise, tweedie
 from mezzotint.shapes import Logits, Probs, Tokens, Where
 
 
@@ -67,6 +69,19 @@ class SelfConditionedDenoiser(Protocol):
     ) -> Logits: ...
 
 
+class Heard(NamedTuple):
+    """What a call said of each place, `[B, C, V]` float64, ids that are never legal ruled out (-inf).
+
+    logits: of the clean token. shadow: of the shadow's. null: of the branch that is told the null. scores: log s, where the
+    network says scores and a rule needs them.
+    """
+
+    logits: Logits
+    shadow: Logits | None = None
+    null: Logits | None = None
+    scores: Tensor | None = None
+
+
 class Step(NamedTuple):
     """One call and what followed from it. positions: computed by it, a row.
 
@@ -104,6 +119,12 @@ class Sampler:
         """Calls of the network that a step takes, a row."""
         return 1 if self.decoding.guidance == 1 else 2
 
+    @property
+    def level_input(self) -> LevelInput | None:
+        """How the network is told the level of noise."""
+        found: LevelInput | None = getattr(self.denoiser, "level_input", None)
+        return found
+
     def propose(
         self, canvas: Canvas, cache: Any, draws: Draws, s: Tensor, previous: Proposal | None,
         guide: CanvasGuide | None = None,
@@ -114,7 +135,7 @@ class Sampler:
         """
         needs, accept = self.decoding.needs, self.decoding.accept
         heard = None if previous is None else previous.feedback
-        logits, shadow, null = self._logits(canvas, cache, draws, "shadow" in needs, heard)
+        logits, shadow, null, scores = self._logits(canvas, cache, draws, needs, heard)
         told, strength = logits, self.decoding.guidance
         if null is not None:
             logits = guided_logits(told, null, strength)
@@ -145,7 +166,9 @@ class Sampler:
             if filling is not None:  # a valid whole first, then how much of it the step shows
                 warm = torch.nn.functional.one_hot(filling, warm.shape[-1]).to(warm)
             law = warm
-            if filling is None and accept.from_posterior and null is not None and self.process.support:
+            if filling is None and scores is not None:
+                law = tweedie(self.process, scores, canvas.tokens, s, canvas.level)
+            elif filling is None and accept.from_posterior and null is not None and self.process.support:
                 with_it, without = ((x / heat if drawn else x).softmax(-1) for x in (told, null))
                 law = guided_posterior(self.process, canvas.tokens, with_it, without, s, canvas.level, strength)
             elif accept.from_posterior:
@@ -179,12 +202,13 @@ class Sampler:
         return self.denoiser.encode_feedback(logits) if isinstance(self.denoiser, SelfConditionedDenoiser) else None
 
     def _logits(
-        self, canvas: Canvas, cache: Any, draws: Draws, with_shadow: bool, feedback: Tensor | None
-    ) -> tuple[Logits, Logits | None, Logits | None]:
-        """What the network says, ids that are never legal ruled out: float64 `[B, C, V]`, the shadow's and the null's."""
+        self, canvas: Canvas, cache: Any, draws: Draws, needs: frozenset[str], feedback: Tensor | None
+    ) -> Heard:  # fmt: skip
         place = canvas.tokens, canvas.positions, canvas.valid, cache
+        told, level = self.level_input, canvas.level
+        more: dict[str, Any] = {} if told is None else {"sigma": total_noise(self.process, level)}
         both: tuple[Logits, ...]
-        if with_shadow:
+        if "shadow" in needs:
             assert isinstance(self.denoiser, ShadowDenoiser)
             mask = self.process.mask_id
             noise = self.process.prior(canvas.tokens.shape, draws, canvas.positions)
@@ -192,18 +216,23 @@ class Sampler:
             both = self.denoiser.denoise_with_shadow(*place, masks)
         elif self.branches == 2:
             assert isinstance(self.denoiser, TwoBranchDenoiser)
-            both = self.denoiser.denoise_branches(*place)
-        elif feedback is not None:
-            assert isinstance(self.denoiser, SelfConditionedDenoiser)
-            both = (self.denoiser.denoise(*place, feedback=feedback),)
+            both = self.denoiser.denoise_branches(*place, **more)
         else:
-            both = (self.denoiser.denoise(*place),)
+            more |= {} if feedback is None else {"feedback": feedback}
+            both = (self.denoiser.denoise(*place, **more),)
         illegal = [i for i in {*self.banned, self.process.mask_id} if i is not None]
-        both = tuple(logits.to(torch.float64) for logits in both)
-        for logits in both:
+        raw = tuple(logits.to(torch.float64) for logits in both)
+        scores: Tensor | None = None
+        if told is not None:
+            if "score" in needs and told.prediction == "score" and self.branches == 1:
+                scores = log_scores(told, raw[0], canvas.tokens, more["sigma"])
+                scores[..., illegal] = -torch.inf
+            raw = tuple(clean_logits(told, self.process, logits, canvas.tokens, level) for logits in raw)
+        for logits in raw:
             logits[..., illegal] = -torch.inf
-        second = both[1] if len(both) > 1 else None
-        return both[0], second if with_shadow else None, None if with_shadow else second
+        second = raw[1] if len(raw) > 1 else None
+        shadowed = "shadow" in needs
+        return Heard(raw[0], second if shadowed else None, None if shadowed else second, scores)
 
     def steps(
         self, canvas: Canvas, cache: Any, draws: Draws, guide: CanvasGuide | None = None

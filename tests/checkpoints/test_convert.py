@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import gguf
+import numpy as np
 import pytest
 import tiny_checkpoint
 import torch
 import toy_folder
 import typer.testing
+from safetensors import safe_open
 
 import mezzotint as mz
 from mezzotint.checkpoints.convert import ar_twin, convert, stored_dtype
@@ -150,7 +153,7 @@ def test_adapters_are_merged_where_they_act_on_clean_text(tiny, tmp_path, gate):
     assert torch.equal(logits(load(tmp_path / "ours")), logits(adapted))
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gpt2"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gpt2", "gemma3", "ministral3"])
 def test_other_families_keep_their_own_layout(tmp_path, name):
     toy_folder.write(name, tmp_path / "in")
     before = load(tmp_path / "in")
@@ -158,13 +161,37 @@ def test_other_families_keep_their_own_layout(tmp_path, name):
     ids = torch.tensor([[1, 5, 9, 3, 7]])
     theirs, model = stock_logits(tmp_path / "out", ids)
     torch.testing.assert_close(theirs, logits(before, ids), atol=1e-4, rtol=0)
-    assert model.config.model_type == name
+    assert model.config.model_type == {"gemma3": "gemma3_text"}.get(name, name)
     with pytest.raises(ValueError, match=r"written for those only"):
         convert(before, tmp_path / "x.gguf")
 
 
+WRITTEN = (
+    "dream", "llada", "llada2", "sdar", "sdar_moe", "fast_dllm_v2", "a2d", "diffusion_gemma", "sedd", "sedd_uniform", "udlm",
+    "udlm_classes",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_diffusion_families_are_written_as_they_were_read(tmp_path, name):
+    """Names, shapes, numbers and facts; config.json says of each key what it said, where both have it."""
+    before = toy_folder.write(name, tmp_path / "in")
+    convert(load(tmp_path / "in"), tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model.safetensors", "np") as file:
+        after = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118  # a file is no dict
+    first, again = load(tmp_path / "in"), load(tmp_path / "out")
+    ignored = first.family.ignored
+    assert set(after) == {tensor for tensor in before if not re.fullmatch(ignored, tensor)}
+    assert all(np.array_equal(after[tensor], before[tensor]) for tensor in after)
+    assert (again.config, again.facts) == (first.config, first.facts)
+    told, was = (json.loads((tmp_path / where / "config.json").read_text()) for where in ("out", "in"))
+    both = {key for key in set(told) & set(was) if not isinstance(was[key], dict)}
+    both -= {"architectures"} if name == "llada" else set()  # its class there is one that runs without CUDA
+    assert {key: told[key] for key in both} == {key: was[key] for key in both}
+
+
 @pytest.mark.parametrize(
-    "name, said", [("dream", "full visibility"), ("sdar", "blocks visibility"), ("gemma3", "no stock layout")]
+    "name, said", [("dream", "full visibility"), ("sdar", "blocks visibility"), ("diffusion_gemma", "no stock layout")]
 )
 def test_families_without_a_twin(tmp_path, name, said):
     toy_folder.write(name, tmp_path / "in")

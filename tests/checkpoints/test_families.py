@@ -20,9 +20,11 @@ from torch import Tensor
 from mezzotint.checkpoints.errors import CheckpointError
 from mezzotint.checkpoints.families import FAMILIES, find
 from mezzotint.checkpoints.load import Checkpoint, load
+from mezzotint.model.condition import Condition
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.stale import BlockReader
-from mezzotint.model.visibility import CANVAS, CLEAN, Places, blocks, context_causal, full
+from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, context_causal, full
+from mezzotint.sampler.level import log_scores
 
 TOLERANCE = 1e-4
 
@@ -49,6 +51,18 @@ def row(tokens: list[int]) -> Tensor:
     return torch.tensor([tokens])
 
 
+def flexed(
+    denoiser: Denoiser, tokens: list[int], visible: Visibility, at: Places | None = None, **more: Tensor
+) -> Tensor:  # fmt: skip
+    """Logits `[1, T, V]` of one pass with FlexAttention."""
+    denoiser.flexible = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
+        logits = denoiser(row(tokens), at or places(len(tokens), CLEAN), visible, **more).logits
+    denoiser.flexible = False
+    return logits
+
+
 def causal(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """One pass; into a cache at once, in pieces, and beside a shorter row; FlexAttention."""
     tokens, expected = mode["tokens"], mode["logits"]
@@ -69,11 +83,7 @@ def causal(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(logits[1, :4], expected[:4])
     rest = torch.tensor([[0, 0], tokens[4:6]])
     near(denoiser.read(rest, torch.tensor([0, 2]), cache, every=True).logits[1], expected[4:6])
-    denoiser.flexible = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FlexAttention without compiling says that it is slow
-        near(denoiser(row(tokens), places(count, CLEAN), context_causal()).logits[0], expected)
-    denoiser.flexible = False
+    near(flexed(denoiser, tokens, context_causal())[0], expected)
 
 
 def denoised(denoiser: Denoiser, context: list[int], canvas: list[int], feedback: Tensor | None = None) -> Tensor:
@@ -94,6 +104,7 @@ def canvas(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(denoised(denoiser, context, tokens), expected)
     both = places(len(context), CLEAN).cat(places(len(tokens), CANVAS, len(context)))
     near(denoiser(row(context + tokens), both, context_causal()).logits[0, len(context) :], expected)
+    near(flexed(denoiser, context + tokens, context_causal(), both)[0, len(context) :], expected)
 
 
 def feedback(denoiser: Denoiser, mode: dict[str, Any]) -> None:
@@ -107,6 +118,7 @@ def whole(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """Everyone sees everyone: one pass, and as a canvas behind any part of the text."""
     tokens, expected = mode["tokens"], mode["logits"]
     near(denoiser(row(tokens), places(len(tokens), CLEAN), full()).logits[0], expected)
+    near(flexed(denoiser, tokens, full())[0], expected)
     denoiser.reader = BlockReader(None)
     for known in (1, 5):
         near(denoised(denoiser, tokens[:known], tokens[known:]), expected[known:])
@@ -116,6 +128,7 @@ def block(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     """One pass; and each block as a canvas behind the cached ones, from its start and from its middle, rows uneven."""
     tokens, expected, size = mode["tokens"], mode["logits"], mode["size"]
     near(denoiser(row(tokens), places(len(tokens), CLEAN), blocks(size)).logits[0], expected)
+    near(flexed(denoiser, tokens, blocks(size))[0], expected)
     denoiser.reader = BlockReader(size)
     for known in (size, size + 1, 2 * size - 1, 2 * size):
         end = (known // size + 1) * size
@@ -130,7 +143,41 @@ def block(denoiser: Denoiser, mode: dict[str, Any]) -> None:
     near(logits[1], expected[4:8])
 
 
-CHECKS = {"causal": causal, "canvas": canvas, "feedback": feedback, "full": whole, "blocks": block}
+def level(denoiser: Denoiser, mode: dict[str, Any]) -> None:
+    """One pass; as a canvas behind any part of the text; in a batch whose rows are told other levels, FlexAttention."""
+    tokens, expected, told = mode["tokens"], mode["logits"], denoiser.level_input
+    assert told is not None
+    sigma = torch.tensor([mode["sigma"]])
+    if "class" in mode:
+        told_classes = denoiser.config.condition
+        assert told_classes is not None
+        label = mode["class"] if mode["class"] < told_classes.classes else None  # the row behind the last is the null
+        denoiser = denoiser.following([Condition(class_label=label)])
+
+    def heard(logits: Tensor, ids: list[int]) -> Tensor:
+        """What the reference's network says: of scores their logarithms."""
+        return log_scores(told, logits[None], row(ids), sigma)[0] if told.prediction == "score" else logits
+
+    for known in (1, 5):
+        cache = denoiser.new_cache(1, len(tokens))
+        denoiser.read(row(tokens[:known]), torch.tensor([known]), cache)
+        positions, rest = torch.arange(known, len(tokens))[None], row(tokens[known:])
+        logits = denoiser.denoise(rest, positions, rest >= 0, cache, sigma=sigma)
+        near(heard(logits[0], tokens[known:]), expected[known:])
+    if "class" in mode:
+        return
+    at, sigmas = places(len(tokens), CLEAN), torch.tensor([mode["sigma"], 1.1])
+    both = Places.of(at.position.expand(2, -1), at.role.expand(2, -1))
+    near(heard(denoiser(row(tokens), at, full(), sigma=sigma).logits[0], tokens), expected)
+    two = denoiser(torch.tensor([tokens, tokens[::-1]]), both, full(), sigma=sigmas).logits
+    near(heard(two[0], tokens), expected)
+    assert not torch.allclose(two[0], denoiser(row(tokens), at, full(), sigma=sigmas[1:]).logits[0], atol=0.1)
+    near(heard(flexed(denoiser, tokens, full(), sigma=sigma)[0], tokens), expected)
+    with pytest.raises(ValueError, match=r"told the level of noise \(sigma.*only plain diffusion does"):
+        denoiser(row(tokens), at, full())
+
+
+CHECKS = {"causal": causal, "canvas": canvas, "feedback": feedback, "full": whole, "blocks": block, "level": level}
 
 
 @pytest.mark.parametrize("name", toy_folder.NAMES)

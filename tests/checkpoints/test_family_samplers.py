@@ -5,6 +5,7 @@ Recorded by `make_samplers.py` with shared randomness: the reference was handed 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ import pytest
 import torch
 import toy_folder
 
+import mezzotint as mz
 from mezzotint.checkpoints.load import Checkpoint, load
+from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
+from mezzotint.model.condition import Condition
 from mezzotint.sampler.blocks import block_frames
 from mezzotint.sampler.decoding import (
+    POLICIES,
     Decoding,
     LinearTemperature,
+    Until,
     above,
+    ancestral,
     by_confidence,
     by_entropy,
     by_margin,
@@ -29,9 +36,13 @@ from mezzotint.sampler.decoding import (
     fixed_steps_in_blocks,
     in_blocks,
     mean_entropy,
+    rounded_steps,
+    rounded_steps_in_blocks,
+    score_ratios,
     stable,
     the_others,
 )  # fmt: skip
+from mezzotint.sampler.guidance import Branches
 from mezzotint.sampler.loop import Sampler
 
 PROMPT = [3, 17, 8, 30, 5, 22]
@@ -55,14 +66,40 @@ def decoding(r: dict[str, Any]) -> Decoding:
             entropy_bound_everywhere(r["bound"]), the_others(), stable() & mean_entropy(r["confidence"]),
             num_steps=r["steps"], canvas_length=8, temperature=LinearTemperature(0.4, 0.8), settle=everything(),
         )  # fmt: skip
+    if r["policy"] == "sedd":
+        return Decoding(
+            score_ratios(),
+            temperature=1.0,
+            num_steps=r["steps"] + 1,
+            canvas_length=r["length"],
+            levels=Until(clean=True),
+        )
+    if r["policy"] == "udlm":
+        guidance = r.get("guidance", 1.0)
+        return Decoding(
+            ancestral(),
+            temperature=1.0,
+            num_steps=r["steps"],
+            canvas_length=r["length"],
+            levels=Until(),
+            guidance=guidance,
+        )
+    if r["policy"] == "first-hitting":
+        return replace(POLICIES["first-hitting"](), canvas_length=r.get("size", r["length"]))
+    if r["policy"] == "a2d":
+        rule = rounded_steps_in_blocks(r["block"]) if r.get("block", r["length"]) < r["length"] else rounded_steps()
+        return Decoding(rule, num_steps=r["steps"], canvas_length=r.get("size", r["length"]))
     return Decoding(above(r["threshold"]), canvas_length=r["size"], temperature=1.0 if r["policy"] == "sdar" else 0.0)
 
 
 def written(checkpoint: Checkpoint, r: dict[str, Any]) -> tuple[list[int], int]:
     """(tokens of the answer, calls of the denoiser)"""
-    network = checkpoint.denoiser()
-    if network.reader is not None and "size" in r:
-        network.reader = type(network.reader)(r["size"])
+    network: Any = checkpoint.denoiser()
+    if network.reader is not None and ("size" in r or "whole" in r):
+        network.reader = replace(network.reader, size=r.get("size"))
+    if "class" in r:
+        told = [Condition(class_label=r["class"])]
+        network = network.following(told) if r["guidance"] == 1 else Branches(network, told)
     sampler = Sampler(network, checkpoint.process, decoding(r))
     prompt, count = r.get("prompt", PROMPT), max(len(r["tokens"]), r.get("length", 0))
     count = 24 if r["policy"] == "diffusion-gemma" else count
@@ -78,10 +115,36 @@ def written(checkpoint: Checkpoint, r: dict[str, Any]) -> tuple[list[int], int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stock_decoding(name: str, tmp_path: Path) -> None:
-    toy_folder.write(name, tmp_path, mask_token_id=None if name == "diffusion_gemma" else MASK)
+    own = name in ("diffusion_gemma", "a2d")  # whose MASK is not in config.json
+    toy_folder.write(name, tmp_path, mask_token_id=None if own else MASK)
+    if name == "a2d":
+        tokens = [chr(ord("A") + i) for i in range(MASK)]
+        Tokenizer.of_tokens(tokens, special=["<|mask|>"]).to_file(tmp_path / "tokenizer.json")
+        (tmp_path / "tokenizer_config.json").write_text('{"mask_token": {"content": "<|mask|>"}}')
     checkpoint = load(tmp_path)
     for r in toy_folder.golden(name)["samplers"]:
         tokens, calls = written(checkpoint, r)
         assert tokens == r["tokens"], {k: v for k, v in r.items() if k != "tokens"}
         if "calls" in r and r["end"] == 40:
             assert calls == r["calls"]
+
+
+def test_networks_that_are_told_the_level_run_in_the_engine(tmp_path: Path) -> None:
+    """With their own policy, another, a class and guidance; seeds repeat; what cannot tell the level says so."""
+    asked = mz.Request("AB", raw=True, decode="diffusion", max_tokens=8, seed=1, policy="sedd")
+    texts = set()
+    for name in ("sedd", "sedd_uniform", "udlm_classes"):
+        toy_folder.write(name, tmp_path / name)
+        Tokenizer.of_tokens([chr(ord("A") + i) for i in range(40)]).to_file(tmp_path / name / "tokenizer.json")
+        engine = mz.Engine(load(tmp_path / name))
+        told = {"condition": Condition(class_label=2)} if name == "udlm_classes" else {}
+        for policy in ("sedd", "ancestral", "top"):
+            one = [engine.generate(replace(asked, policy=policy, **told))[0].ids for _ in range(2)]
+            assert one[0] == one[1] and len(one[0]) == 8
+            texts.add(tuple(one[0]))
+        if told:
+            guided = engine.generate(replace(asked, policy="ancestral", guidance=3.0, **told))[0].ids
+            assert guided != engine.generate(replace(asked, policy="ancestral"))[0].ids
+    assert len(texts) >= 7  # nine, but for chance
+    with pytest.raises(ValueError, match="only plain diffusion does: generate"):
+        mz.infill(engine, "A[[ ]]B")

@@ -74,6 +74,16 @@ TENSORS: dict[str, list[tuple[str, str, str]]] = {
         ("backbone.blocks.1.adaLN_modulation.bias", "missing", "missing"),
         ("backbone.output_layer.linear.bias", "cut", r"\(39,\); expected \(40,\)"),
     ],
+    "sedd": [
+        ("vocab_embed.embedding", "cut", r"\(39, 16\); expected \(40, 16\)"),
+        ("sigma_map.mlp.2.bias", "missing", "missing"),
+        ("blocks.1.adaLN_modulation.weight", "turned", r"\(10, 96\); expected \(96, 10\)"),
+    ],
+    "udlm": [
+        ("backbone.output_layer.adaLN_modulation.bias", "cut", r"\(31,\); expected \(32,\)"),
+        ("backbone.cond_map.embedding_table.weight", "extra", "a udlm checkpoint of these sizes has none"),
+    ],
+    "udlm_classes": [("backbone.cond_map.embedding_table.weight", "cut", r"\(3, 10\); expected \(4, 10\)")],
 }
 
 # (family, changes of config.json, what the message must say)
@@ -98,6 +108,17 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("llada2", {"score_function": "softmax"}, "'softmax'; supported: 'sigmoid'"),
     ("bd3lm", {"time_conditioning": True}, "True; supported: False"),
     ("sdar", {"block_size": 0}, "0; expected 1 to 4096"),
+    ("sedd", {"graph": {"type": "grid"}}, "'graph.type'.*'grid'; supported: 'absorb', 'uniform'"),
+    ("sedd", {"noise": {"type": "cosine"}}, "'noise.type'.*'cosine'; supported: 'loglinear', 'geometric'"),
+    (
+        "sedd_uniform",
+        {"noise": {"type": "geometric", "sigma_min": 3, "sigma_max": 2}},
+        "2.0; expected more than sigma_min, 3.0",
+    ),
+    ("sedd", {"graph": {"type": "uniform"}}, "'model.scale_by_sigma'.*true with uniform noise"),
+    ("udlm", {"time_conditioning": False}, "False; supported: True"),
+    ("udlm", {"n_heads": 3}, "3 heads of a width of 16"),
+    ("udlm", {"cfg": True}, "'cfg_num_classes'.*-1; expected 1 to"),
     ("fast_dllm_v2", {"model_type": "Fast_dLLM"}, "'Fast_dLLM'; supported: 'llama'"),
 ]
 

@@ -18,15 +18,15 @@ from mezzotint.model.variant import Experts, Kind, Variant
 
 HERE = Path(__file__).parent
 SOME = ["llama", "qwen3", "qwen3_moe"]  # dense; norms of q and k; experts. All have two query heads to a key's
-TOLERANCE = {"gemma3": 2e-5, "diffusion_gemma": 2e-5}  # embeddings four times as large; 1e-5 for all others
+TWO_HEADS = {"bd3lm", "sedd", "sedd_uniform", "udlm", "udlm_classes"}
 LLAMA = ModelConfig(40, 32, 2, 4, 2, 8, 48, 64)
 
 
-def ranks(size: int, names: list[str]) -> dict[str, Any]:
+def ranks(size: int, names: list[str], writing: bool) -> dict[str, Any]:
     """What processes of their own say."""
     paths = [HERE.parents[1], HERE, HERE.parent / "train", HERE.parent / "golden" / "families"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "split_ranks.py"), str(size), *names]
+    command = [sys.executable, str(HERE / "split_ranks.py"), str(size), str(int(writing)), *names]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -37,23 +37,28 @@ def ranks(size: int, names: list[str]) -> dict[str, Any]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked")
 @pytest.mark.parametrize("size", [2, 4])
 def test_all_ranks_together_say_what_one_process_says(size: int, full: bool) -> None:
-    """Full counts: every family's toy checkpoint. Four ranks share two heads for keys and values, and 6 experts unevenly."""
+    """Full counts: every family's toy checkpoint. Four ranks share two heads for keys and values, and 6 experts unevenly.
+
+    What ranks write follows from their logits being the same to the bit; two of them show it, four at full counts.
+    """
     names = list(toy_folder.NAMES) if full else SOME if size == 2 else SOME[:1]
-    told = ranks(size, names)
+    writing = full or size == 2
+    told = ranks(size, names, writing)
     found, wrong = told["found"], told["wrong"]
     assert list(found) == [*names, "odd"]
     refused = {name: r["refused"] for name, r in found.items() if "refused" in r}
-    assert set(refused) == ({"bd3lm"} & set(names) if size == 4 else set()), refused
+    assert set(refused) == (TWO_HEADS & set(names) if size == 4 else set()), refused
     for name, r in found.items():
         if name in refused:
             assert "2 heads cannot be split over 4 ranks" in r["refused"]
             continue
-        assert r["distance"] < TOLERANCE.get(name, 1e-5) and r["largest"] > 0.1, (name, r)
+        assert r["exact"] < 1e-12 and r["largest"] > 0.1, (name, r)  # float64: what is left is the order of sums
+        assert r["distance"] < 1e-4, (name, r)  # float32
         assert r["same"], name
         assert r["held"] < 0.85, (name, r["held"])
         if "tokens" in r:
             assert r["tokens"] == r["alone"] and all(len(ids) > 3 for way in r["tokens"] for ids in way), name
-    assert {name for name, r in found.items() if "tokens" in r} >= {"odd", "llama"}
+    assert not writing or {name for name, r in found.items() if "tokens" in r} >= {"odd", "llama"}
     assert "leave quantize='int8' out" in wrong["int8"]
     assert "odd has an adapter, which is not split over ranks" in wrong["adapter"]
     assert "split over ranks only decodes" in wrong["saved"]

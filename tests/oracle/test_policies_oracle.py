@@ -124,8 +124,8 @@ def test_every_policys_distance_from_the_joint_law():
             f"{name:16} total variation {far[name][0]:.3f} (noise {floor:.3f}), p {far[name][1]:.3f}, calls {calls:.2f}"
         )
     # left-to-right and by chance, one position a call; those that order by the whole distribution, not by the token drawn
-    exact = {"left-to-right", "llada-random", "entropy", "margin", "diffusion-gemma"}
-    many_steps = {"dream-origin", "ancestral", "remdm-cap", "remdm-rescale", "remdm-loop"}  # exact in the limit
+    exact = {"left-to-right", "llada-random", "first-hitting", "entropy", "margin", "diffusion-gemma"}
+    many_steps = {"dream-origin", "ancestral", "sedd", "remdm-cap", "remdm-rescale", "remdm-loop"}  # exact in the limit
     for name in exact | many_steps:
         assert far[name][0] < 2 * floor and (name in many_steps or far[name][1] > 1e-3), name
     # the others prefer confident tokens among those drawn, one position a call or not, or accept in parallel (dream)

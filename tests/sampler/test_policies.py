@@ -440,7 +440,7 @@ def test_only_what_the_rules_need_is_computed():
     optional = {"entropy", "margin", "kl", "shadow"}
     for name, policy in POLICIES.items():
         decoding = policy()
-        assert decoding.needs <= optional, name
+        assert decoding.needs <= optional | {"score"}, name  # scores make the step and are not kept
         if "shadow" in decoding.needs:
             continue
         frames, _ = run(Script(law), decoding, 4)

@@ -64,7 +64,8 @@ def running(engine, **settings):
         thread.start()
         try:
             base = url(bound).removesuffix("/v1")
-            wait(lambda: httpx.get(f"{base}/health").status_code == 200)
+            # the socket is bound before the server runs, and a busy machine may take its time in between
+            wait(lambda: httpx.get(f"{base}/health", timeout=60).status_code == 200, 60)
             yield base, server
         finally:
             server.should_exit = True

@@ -51,7 +51,7 @@ def facts(keys: Keys) -> dict[str, Any]:
     mask = keys.size("vocab_size", "vocab_size") - 1  # appended to the tokenizer's
     return {
         "visibility": "blocks" if blocks else "full", "canvas_length": length, "mask_id": mask, "shift": 0,
-        "trained_canvas": True, "policy": "ancestral",
+        "trained_canvas": True, "policy": "first-hitting",
     }  # fmt: skip
 
 

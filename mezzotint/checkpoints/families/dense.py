@@ -7,7 +7,7 @@ qwen3_moe + experts                                            AR
 dream     Qwen2, bidirectional, canvas row i about i + 1       absorbing, MASK in config.json
 sdar      Qwen3, bidirectional inside blocks of block_size     absorbing, MASK in config.json
 fast_dllm Qwen2, blocks of bd_size, row i about i + 1          absorbing, MASK 151665
-a2d       Llama, Qwen2 or Qwen3, blocks of 32                  absorbing, MASK from the tokenizer
+a2d       Llama, Qwen2 or Qwen3, blocks of 32 after a prompt   absorbing, MASK from the tokenizer
 nemotron  Llama, context-causal, weights under `encoder.`      absorbing, MASK 100
 """
 
@@ -101,6 +101,18 @@ def _conditioning(table: Any) -> Conditioning:
     return Conditioning(**table)
 
 
+def rope_json(kind: Kind) -> dict[str, Any]:
+    """What `Keys.kind` reads, but for theta."""
+    if (scaling := kind.scaling) is None:
+        return {"rope_type": "default"}
+    names = {"slow": "low_freq_factor", "fast": "high_freq_factor"}
+    if scaling.way == "yarn":
+        names = {"slow": "beta_slow", "fast": "beta_fast", "attention": "attention_factor"}
+    names = {"factor": "factor", "original": "original_max_position_embeddings"} | names
+    rope = {names[key]: value for key, value in asdict(scaling).items() if key in names}
+    return {"rope_type": scaling.way, **(rope if scaling.way != "linear" else {"factor": scaling.factor})}
+
+
 def dense_json(
     config: ModelConfig, model_type: str = "llama", architecture: str = "LlamaForCausalLM"
 ) -> dict[str, Any]:
@@ -115,16 +127,8 @@ def dense_json(
     }  # fmt: skip
     if v is None:
         return found
-    if (scaling := v.kinds[0].scaling) is not None:
-        names = {"slow": "low_freq_factor", "fast": "high_freq_factor"}
-        if scaling.way == "yarn":
-            names = {"slow": "beta_slow", "fast": "beta_fast", "attention": "attention_factor"}
-        names = {"factor": "factor", "original": "original_max_position_embeddings"} | names
-        rope = {names[key]: value for key, value in asdict(scaling).items() if key in names}
-        found["rope_scaling"] = {
-            "rope_type": scaling.way,
-            **(rope if scaling.way != "linear" else {"factor": scaling.factor}),
-        }
+    if v.kinds[0].scaling is not None:
+        found["rope_scaling"] = rope_json(v.kinds[0])
     if len(v.kinds) > 1:
         found["layer_types"] = [("full_attention", "sliding_attention")[i] for i in v.kind_of]
         found |= {"sliding_window": v.kinds[1].window, "use_sliding_window": True}
@@ -178,6 +182,21 @@ def _json(model_type: str, architecture: str) -> Any:
     return lambda config: dense_json(config, model_type, architecture)
 
 
+def a2d_json(config: ModelConfig) -> dict[str, Any]:
+    v = config.variant
+    base, named = "qwen3" if v and v.qk_norm else "qwen2" if v and v.qkv_bias else "llama", "A2D{}LMHeadModel"
+    return dense_json(config, f"a2d-{base}", named.format(base.capitalize()))
+
+
+def ministral3_json(config: ModelConfig) -> dict[str, Any]:
+    """Positions end where llama-4's scaling of q would begin, up to which it is 1 whatever its beta."""
+    found = dense_json(config, "ministral3", "Ministral3ForCausalLM")
+    scaled = {"rope_theta": found.pop("rope_theta"), "llama_4_scaling_beta": 0.0} | found.pop(
+        "rope_scaling", {"rope_type": "default"}
+    )
+    return found | {"rope_parameters": {"original_max_position_embeddings": config.max_length} | scaled}
+
+
 FAMILIES = (
     Family("llama", ("llama",), llama_config, to_json=dense_json, reference="transformers"),
     Family(
@@ -215,12 +234,14 @@ FAMILIES = (
     ),
     Family(
         "a2d", ("a2d-llama", "a2d-qwen2", "a2d-qwen3"), a2d_config,
-        lambda keys: masked(keys, "blocks", block(keys, "block_size", 32), None), None, reference="its own code",
+        lambda keys: masked(keys, "blocks-after-prompt", block(keys, "block_size", 32), None) | {"policy": "a2d"},
+        a2d_json, reference="its own code",
     ),
     Family(
         "nemotron", ("nemotron_labs_diffusion", "ministral_dlm"), nemotron_config,
         lambda keys: masked(keys, "context-causal", block(keys, "block_size", 32), keys.id("mask_token_id", 100))
         | {"policy": "nemotron"},
+        _json("nemotron_labs_diffusion", "NemotronLabsDiffusionModel"),
         names={
             "model.embed_tokens": "encoder.embed_tokens", "model.norm": "encoder.norm", "lm_head": "diffusion_head",
         } | {
@@ -231,5 +252,5 @@ FAMILIES = (
             )
         },
     ),
-    Family("ministral3", ("ministral3",), nemotron_config, reference="transformers"),
+    Family("ministral3", ("ministral3",), nemotron_config, to_json=ministral3_json, reference="transformers"),
 )  # fmt: skip

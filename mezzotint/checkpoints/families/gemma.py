@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mezzotint.checkpoints.errors import CheckpointError
+from mezzotint.checkpoints.families.dense import rope_json
 from mezzotint.checkpoints.family import Family
 from mezzotint.checkpoints.keys import LIMITS, Keys
 from mezzotint.model.config import ModelConfig
@@ -39,6 +40,32 @@ def gemma3(keys: Keys) -> ModelConfig:
         logit_cap=_cap(keys, None),
     )  # fmt: skip
     return _sizes(keys, layers, variant, 256)
+
+
+def gemma3_json(config: ModelConfig) -> dict[str, Any]:
+    v = config.variant
+    assert v is not None and v.attention_scale is not None
+    scalar = round(v.attention_scale**-2, 9)
+    return {
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", **_sizes_json(config),
+        "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar, "final_logit_softcapping": v.logit_cap,
+        "use_bidirectional_attention": False,
+    }  # fmt: skip
+
+
+def _sizes_json(config: ModelConfig) -> dict[str, Any]:
+    """What both write alike."""
+    c, v = config, config.variant
+    assert v is not None
+    names = ("full_attention", "sliding_attention")
+    rope = {name: {"rope_theta": kind.theta, **rope_json(kind)} for name, kind in zip(names, v.kinds, strict=True)}
+    return {
+        "vocab_size": c.vocab_size, "hidden_size": c.width, "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads, "num_key_value_heads": c.num_kv_heads, "head_dim": c.head_size,
+        "intermediate_size": c.mlp_width, "max_position_embeddings": c.max_length, "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied_head, "attention_bias": v.qkv_bias, "hidden_activation": "gelu_pytorch_tanh",
+        "layer_types": [names[kind] for kind in v.kind_of], "sliding_window": v.kinds[1].window, "rope_parameters": rope,
+    }  # fmt: skip
 
 
 def _sandwich(kinds: tuple[Kind, Kind], kind_of: tuple[int, ...], width: int, bias: bool, **more: Any) -> Variant:
@@ -115,6 +142,25 @@ def diffusion_gemma(keys: Keys) -> ModelConfig:
     return _sizes(text, layers, variant, 256)
 
 
+def diffusion_gemma_json(config: ModelConfig) -> dict[str, Any]:
+    """Of the text alone: the vision tower is not read, and so not written. The canvas's length is among the facts."""
+    v = config.variant
+    assert v is not None and v.experts is not None
+    wide, e, text = v.kinds[0], v.experts, _sizes_json(config)
+    text["rope_parameters"]["full_attention"] |= (
+        {"rope_type": "proportional", "partial_rotary_factor": wide.share} if wide.proportional else {}
+    )
+    text |= {
+        "model_type": "diffusion_gemma_text", "num_experts": e.count, "top_k_experts": e.per_token,
+        "moe_intermediate_size": e.width, "global_head_dim": wide.head_size,
+        "num_global_key_value_heads": wide.num_kv_heads, "final_logit_softcapping": v.logit_cap,
+    }  # fmt: skip
+    return {
+        "architectures": ["DiffusionGemmaForBlockDiffusion"], "model_type": "diffusion_gemma", "tie_word_embeddings": True,
+        "text_config": text,
+    }  # fmt: skip
+
+
 def _global_heads(text: Keys, kind_of: tuple[int, ...]) -> tuple[int, int | None]:
     """(head size, key and value heads) of the layers that see everything, in either of the layouts of config.json."""
     each = text.table.get("per_layer_config")
@@ -160,7 +206,7 @@ SANDWICH = {
 
 FAMILIES = (
     Family(
-        "gemma3", ("gemma3_text",), gemma3,
+        "gemma3", ("gemma3_text",), gemma3, to_json=gemma3_json,
         names={f"model.layers.{{}}.{ours}": f"model.layers.{{}}.{theirs}" for ours, theirs in SANDWICH.items()},
         plus_one=(r".*norm\.weight",), reference="transformers",
     ),
@@ -170,6 +216,7 @@ FAMILIES = (
             "noise": "uniform", "visibility": "context-causal", "shift": 0, "trained_canvas": True,
             "canvas_length": int(keys.number("canvas_length", 256, 1, 4096)), "policy": "diffusion-gemma",
         },
+        diffusion_gemma_json,
         names=_in_decoder(),
         packed=("model.decoder.layers.{}.experts.gate_up_proj", "model.decoder.layers.{}.experts.down_proj"),
         ignored=r"model\.encoder\.(vision_tower|embed_vision)\..*", reference="transformers",

@@ -295,7 +295,7 @@ def llada2(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], l
 
 
 def stand_ins() -> None:
-    """What SDAR's file imports and a CPU does not have: flash-attn's kernels by their definitions, triton by name alone."""
+    """What files import and a CPU does not have: flash-attn's kernels by their definitions, triton by name alone."""
 
     def module(name: str, **members: Any) -> types.ModuleType:
         made = types.ModuleType(name)
@@ -313,9 +313,27 @@ def stand_ins() -> None:
         mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale, enable_gqa=True)
         return mixed.transpose(1, 2)
 
-    module("flash_attn", flash_attn_func=flash_attn_func, flash_attn_varlen_func=None)
+    def packed(qkv: torch.Tensor, ends: torch.Tensor, longest: int, dropout: float, causal: bool) -> torch.Tensor:
+        """qkv `[B * T, 3, H, D]`, texts of equal length."""
+        assert not dropout and not causal
+        q, k, v = (x.transpose(1, 2) for x in qkv.view(-1, longest, *qkv.shape[1:]).unbind(2))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+    def turned(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """q and k of `[B, T, 3, H, D]` turned by angles of cosines and sines `[T, D / 2]`, v as it is."""
+        first, second = qkv[:, :, :2].chunk(2, -1)
+        cos, sin = (x[:, None, None] for x in (cos, sin))
+        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+        return torch.cat((qk, qkv[:, :, 2:]), 2)
+
+    flash = module("flash_attn", flash_attn_func=flash_attn_func, flash_attn_varlen_func=None)
     for name in ("flash_attn.ops", "flash_attn.ops.triton"):
         module(name)
+    interface = module("flash_attn.flash_attn_interface", flash_attn_varlen_qkvpacked_func=packed)
+    flash.layers = module("flash_attn.layers")
+    flash.layers.rotary = module("flash_attn.layers.rotary", apply_rotary_emb_qkv_=turned)
+    flash.flash_attn_interface = interface
     module("flash_attn.ops.triton.layer_norm", rms_norm_fn=rms_norm_fn)
     module("flash_attn.bert_padding", index_first_axis=None, pad_input=None, unpad_input=None)
     if not hasattr(transformers.utils, "LossKwargs"):
@@ -393,9 +411,71 @@ def bd3lm(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], li
     modes = [{"mode": "blocks", "size": 4, "tokens": TEXT, "logits": table(logits)}]
     with tempfile.TemporaryDirectory() as other:
         alone, _ = tiny(cls, make(**sizes, cross_attn=False, attn_backend="sdpa"), Path(other), fix=lambda model: None)
+    model.alone = alone  # the same weights without blocks (MDLM)
     return model, shapes, [*modes, {"mode": "full", "tokens": TEXT, "logits": table(alone(ids(TEXT), level).logits[0])}]
 
 
+def level_modes(say: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], text: list[int]) -> list[Mode]:
+    """The same text told two levels of noise."""
+    return [
+        {"mode": "level", "sigma": sigma, "tokens": text, "logits": table(say(ids(text), torch.tensor([sigma]))[0])}
+        for sigma in (0.3, 2.5)
+    ]
+
+
+def sedd_config(graph: str) -> dict[str, Any]:
+    """As its configs/config.yaml and configs/model/small.yaml, smaller."""
+    masks = graph == "absorb"
+    return {
+        "ngpus": 8, "tokens": V - masks, "graph": {"type": graph, "file": "data", "report_all": False},
+        "noise": {"type": "loglinear" if masks else "geometric", "sigma_min": 1e-4, "sigma_max": 20},
+        "sampling": {"predictor": "euler", "steps": 128, "noise_removal": True},
+        "model": {
+            "name": "small", "type": "ddit", "hidden_size": 16, "cond_dim": 10, "length": 18, "n_blocks": 2, "n_heads": 2,
+            "scale_by_sigma": masks, "dropout": 0.0,
+        },
+    }  # fmt: skip
+
+
+def sedd(folder: Path, ref: Path | None, graph: str = "absorb") -> tuple[Any, dict[str, list[int]], list[Mode]]:
+    stand_ins()
+    sys.path.insert(0, str(ref))
+    cls = importlib.import_module("model.transformer").SEDD
+    model, shapes = tiny(cls, sedd_config(graph), folder, fix=lambda model: None)
+    text = [MASK if i in (1, 4, 5, 10) else token for i, token in enumerate(TEXT)] if graph == "absorb" else TEXT
+    return model, shapes, level_modes(model, text)
+
+
+def sedd_uniform(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
+    return sedd(folder, ref, "uniform")
+
+
+def udlm(folder: Path, ref: Path | None, classes: int = 0) -> tuple[Any, dict[str, list[int]], list[Mode]]:
+    stand_ins()
+    name = package(ref / "models/hf")
+    config = importlib.import_module(name + ".configuration_udlm").UDLMConfig(
+        vocab_size=V, model_length=18, hidden_dim=16, cond_dim=10, n_blocks=2, n_heads=2, dropout=0.0,
+        time_conditioning=True, cfg=bool(classes), cfg_num_classes=classes or -1,
+    )  # fmt: skip
+    cls = importlib.import_module(name + ".modeling_udlm").UDLM
+    model, shapes = tiny(cls, config, folder, fix=lambda model: None)
+    if not classes:
+        return model, shapes, level_modes(lambda x, sigma: model(x, sigma).logits, TEXT)
+    modes = []
+    for label in (1, classes):  # the last is the null
+        said = model(ids(TEXT), torch.tensor([0.7]), cond=torch.tensor([label])).logits[0]
+        modes.append({"mode": "level", "sigma": 0.7, "class": label, "tokens": TEXT, "logits": table(said)})
+    return model, shapes, modes
+
+
+def udlm_classes(folder: Path, ref: Path | None) -> tuple[Any, dict[str, list[int]], list[Mode]]:
+    return udlm(folder, ref, 3)
+
+
+SEDD = ("louaaron/Score-Entropy-Discrete-Diffusion", "0605786da5ccb5747545e26d66fdf477187598b6",
+        ("model/transformer.py", "model/rotary.py", "model/fused_add_dropout_scale.py"))  # fmt: skip
+UDLM = ("kuleshov-group/discrete-diffusion-guidance", "edb0f8c28b7caeb4ea7a06a2fee8d74ab6da1661",
+        ("models/hf/modeling_udlm.py", "models/hf/configuration_udlm.py"))  # fmt: skip
 SDAR_MOE = "SDAR/evaluation/opencompass/configs/sdar_local_models"
 
 # family -> (what makes it, where its code is from: repository, commit, files; None: transformers)
@@ -419,6 +499,7 @@ FAMILIES: dict[str, tuple[Callable[..., Any], tuple[str, str, tuple[str, ...]] |
         ("dllm/pipelines/a2d/models/qwen3/modeling_qwen3.py",))),
     "bd3lm": (bd3lm, ("kuleshov-group/bd3lms", "1c3e8f43d88dfbcee5ff2aa6932a9e74b31ae1d7",
         ("models/hf/modeling_bd3lm.py", "models/hf/configuration_bd3lm.py"))),
+    "sedd": (sedd, SEDD), "sedd_uniform": (sedd_uniform, SEDD), "udlm": (udlm, UDLM), "udlm_classes": (udlm_classes, UDLM),
 }  # fmt: skip
 
 
