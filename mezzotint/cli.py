@@ -1593,6 +1593,7 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(help="Ask --model at an OpenAI-compatible URL instead; key: MEZZOTINT_EVAL_KEY.")
     ] = None,
+    compute: Compute = "float32",
     decode: Annotated[str | None, typer.Option(help="ar, verified (default) or diffusion.")] = None,
     draft: Annotated[
         str, typer.Option(help="Drafts of verified: auto, fixed-point, random, self, self-last.")
@@ -1685,7 +1686,7 @@ def evaluate(
             "-", decode=decode or "verified", temperature=temperature, seed=seed, draft=draft,  # type: ignore[arg-type]  # checked there
             policy=_policy(decode or "verified", policy, quality),
         )  # fmt: skip
-        engine, _ = _load(model, adapter)
+        engine, _ = _load(model, adapter, compute)
         if settings.decode == "diffusion":
             _warn_untrained(engine)
         return Local(engine, settings, batch, given_length)
@@ -1802,6 +1803,7 @@ def eval_report(
     ] = False,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
+    compute: Compute = "float32",
     data: DataFolder = None,
 ) -> None:
     """Draw stores as a page: scores beside the published ones, states, calls, differences."""
@@ -1814,7 +1816,7 @@ def eval_report(
         from mezzotint.eval.command import Options, gap_of
         from mezzotint.eval.systems import Local
 
-        gap = gap_of(Local(_load(model, adapter)[0], Request("-")), Options(data, fixtures=True))
+        gap = gap_of(Local(_load(model, adapter, compute)[0], Request("-")), Options(data, fixtures=True))
     for path in write(results, out, title, gap):
         print(path)
 

@@ -52,6 +52,8 @@ class Local:
             "model": checkpoint.name, "weights_sha256": checkpoint.weights_sha256(), "decode": s.decode, "seed": s.seed,
             "temperature": s.temperature, "batch": self.size,
         }  # fmt: skip
+        if self.engine.compute != "float32":
+            about["compute"] = self.engine.compute
         if checkpoint.adapter is not None:
             about["adapter"] = checkpoint.adapter.folder.name
         if s.decode == "verified":
