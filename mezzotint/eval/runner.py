@@ -77,7 +77,7 @@ def verdict(task: Task, item: Item, answer: Answer, judge: Judge) -> Judged:
         given = task.judge(item, without_reasoning(answer.text), answer.plain, judge)
     return Judged(
         *answer.key, answer.sha256, judge.grading if task.code else "value", SCORER,
-        judge.isolation if task.code else "none needed",
+        judge.isolation(task),
         final_state(answer, given), given.score, given.note,
     )  # fmt: skip
 
