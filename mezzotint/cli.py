@@ -1398,7 +1398,7 @@ def bench_speed(
     from mezzotint.eval import speed_command, speed_report
     from mezzotint.render import Working
 
-    speed_command.ways(ways, max_tokens, draft), speed_command.rows_of(together)  # before the model is loaded
+    speed_command.asked(ways, count, max_tokens, together, draft)
     engine, _ = _load(model, adapter, compute, threads)
     with Working() as working:
         found, about = speed_command.measured(engine, ways, count, seed, max_tokens, together, draft, working.show)

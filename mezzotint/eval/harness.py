@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import lm_eval.models  # its own models; it looks for them only while nobody has registered one
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model

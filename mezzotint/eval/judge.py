@@ -165,13 +165,13 @@ class Judge:
         finally:
             killed = [end(process, 1.0 * (process is started[-1])) for process in started]
             os.close(verdict_out)
-        if (
-            how == "ended"
-            and (killed[-1] or any(v.startswith(b"bwrap:") for v in read.values()))
-            and not read["verdict"]
-        ):
+        told = _first(read["verdict"])
+        passed = isinstance(told, dict) and told.get("ok") is True
+        silent = (killed[-1] or any(v.startswith(b"bwrap:") for v in read.values())) and not read["verdict"]
+        # the tester may live to say that the answer is gone; an answer cannot kill its own sandbox from inside
+        if how == "ended" and (silent or (killed[0] and not passed)):
             how = "killed"
-        return _verdict(_first(read["verdict"]), how, marker)
+        return _verdict(told, how, marker)
 
 
 def _first(data: bytes) -> Any:

@@ -58,7 +58,7 @@ class Prompt:
         """easy: the words, in order, and nothing but punctuation between them; hard: the last number."""
         if self.kind == "hard":
             number = last_number(said)
-            return number is not None and number.rstrip("0").rstrip(".") in (self.answer, self.answer.rstrip("0"))
+            return number is not None and float(number) == float(self.answer)
         return self.answer in " ".join(word.strip(".,:;!\"'`*-").lower() for word in said.split())
 
 
@@ -227,7 +227,7 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return fit.intercept, fit.slope
 
 
-def correlation(points: Sequence[tuple[float, float]], count: int = 500, seed: int = 0) -> tuple[float, float, float]:
+def correlation(points: Sequence[tuple[float, float]], count: int = 300, seed: int = 0) -> tuple[float, float, float]:
     """Spearman's rank correlation with a 95% bootstrap interval. nan where either side is constant."""
     import numpy as np
 
@@ -326,8 +326,8 @@ def run(
     """Every way on every prompt, one request at a time; then `rows` of them together. Raises ValueError for no prompts."""
     if not asked:
         raise ValueError("there are no prompts")
-    found = []
-    for name, settings in ways.items():
+    found, raw = [], engine.tokenizer.chat_template is None
+    for name, settings in ((name, replace(settings, raw=raw)) for name, settings in ways.items()):
         for prompt in asked[:WARM_UP]:
             measure(engine, prompt, settings)
         samples = []

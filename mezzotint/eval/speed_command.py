@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -41,21 +42,35 @@ def rows_of(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def asked(named: str, count: int, max_tokens: int, together: str, draft: str) -> tuple[dict[str, Request], list[int]]:
+    """Everything that can be checked before a model is loaded: ways, and rows together. Raises ValueError."""
+    if count < 1:
+        raise ValueError(f"--count is {count}; it must be at least 1")
+    return ways(named, max_tokens, draft), rows_of(together)
+
+
 def measured(
     engine: Engine, named: str, count: int, seed: int, max_tokens: int, together: str, draft: str, report: speed.Report
 ) -> tuple[list[speed.Found], dict[str, Any]]:  # fmt: skip
     """-> every way's figures, and what they depend on. Raises ValueError."""
-    if count < 1:
-        raise ValueError(f"--count is {count}; it must be at least 1")
-    chosen, rows = ways(named, max_tokens, draft), rows_of(together)
+    chosen, rows = asked(named, count, max_tokens, together, draft)
     found = speed.run(engine, chosen, speed.prompts(count, seed), rows, report)
     return found, speed.about(engine, seed, count, max_tokens)
 
 
 def as_json(found: list[speed.Found], about: dict[str, Any]) -> dict[str, Any]:
-    """All of it, every request included."""
-    return {**about, "ways": [
+    """All of it, every request included; what is not known is null."""
+    told: dict[str, Any] = _known({**about, "ways": [
         {"name": one.name, **{kind: asdict(one.of(kind)) for kind in speed.KINDS}, "loads": [asdict(load) for load in one.loads],
          "requests": [asdict(sample) for sample in one.samples]}
         for one in found
-    ]}  # fmt: skip
+    ]})  # fmt: skip
+    return told
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _known(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

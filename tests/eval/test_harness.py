@@ -50,7 +50,7 @@ def one_by_one(model, context, answer):
 def test_loglikelihoods_are_those_of_single_steps(model):
     pairs = [
         ("Mia has two", " dogs"),
-        ("def f(x):\n", "    return x"),
+        ("def f(x):", "\n    return x"),
         ("", "The cat"),
         ("One two three four", " five six seven"),
     ]
