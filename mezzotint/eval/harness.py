@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
-import lm_eval.models  # its own models; it looks for them only while nobody has registered one
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -171,6 +171,7 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
+import_module("lm_eval.models")  # lm-eval's own: it looks for them only while nobody has registered one
 register_model("mezzotint")(Mezzotint)
 
 
