@@ -1850,6 +1850,7 @@ def eval_report(
     stores: Annotated[list[str], typer.Argument(help="What `mezzotint eval` has stored; the first is compared with.")],
     out: Annotated[str, typer.Option(help="Where to write: OUT.md and OUT.html.")] = "report",
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Evaluation",
+    note: Annotated[str, typer.Option(help="Said below it: commit, machine.")] = "",
     grading: Annotated[str | None, typer.Option(help="official or strict, where a store has both.")] = None,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Where verified and ar differ, the gap of --model's two likeliest tokens.")
@@ -1870,7 +1871,7 @@ def eval_report(
         from mezzotint.eval.systems import Local
 
         gap = gap_of(Local(_load(model, adapter, compute)[0], Request("-")), Options(data, fixtures=True))
-    for path in write(results, out, title, gap):
+    for path in write(results, out, title, gap, note):
         print(path)
 
 
