@@ -119,7 +119,8 @@ def measure(engine: Engine, prompt: Prompt, settings: Request) -> Sample:
     from mezzotint.sampler.trace import Frame, Trace
 
     request = replace(settings, prompt=prompt.text)
-    trace, pieces, first_draft = Trace({}), list[tuple[float, str]](), None
+    trace, pieces = Trace({}), list[tuple[float, str]]()
+    first_draft: float | None = None
     calls, began, worked = list[float](), time.perf_counter(), time.process_time()
     for event in engine.stream(request):
         now = time.perf_counter() - began
@@ -154,7 +155,7 @@ def _filled(frame: Frame) -> Iterator[bool]:
 
 
 def _shares(pieces: Sequence[tuple[float, str]], end: float) -> tuple[float, float, float]:
-    total, found = sum(len(piece) for _, piece in pieces), []
+    total, found = sum(len(piece) for _, piece in pieces), list[float]()
     for share in (0.5, 0.9, 1.0):
         stood = 0
         for when, piece in pieces:
