@@ -139,6 +139,7 @@ def test_a_task_of_each_kind(model, tmp_path):
 
 def test_our_server_through_lm_evals_own_clients(tmp_path):
     live = pytest.importorskip("live", reason="the server's packages are not installed")
+    pytest.importorskip("tenacity", reason="lm-eval's clients want lm-eval[api]")
     engine = mz.Engine(mz.load("tiny"))
     with live.running(live.Held(engine)) as (address, _):
         for kind, path in (("local-completions", "completions"), ("local-chat-completions", "chat/completions")):
