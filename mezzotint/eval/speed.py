@@ -241,7 +241,7 @@ def correlation(points: Sequence[tuple[float, float]], count: int = 300, seed: i
             ranks.append((np.cumsum(counts) - (counts - 1) / 2)[where])  # ties share their mean rank
             if len(counts) < 2:
                 return math.nan
-        return float(np.corrcoef(ranks)[0, 1])
+        return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
     if len(pairs) < 3:
         return math.nan, math.nan, math.nan

@@ -146,8 +146,6 @@ def test_our_server_through_lm_evals_own_clients(tmp_path):
             model_args = f"model=tiny,base_url={address}/v1/{path},tokenizer_backend=None,tokenized_requests=False"
             found = evaluated(TASK, tmp_path, kind, model_args=model_args, apply_chat_template="chat" in path)
             for sample in found["samples"]["sums"]:
-                prompt = (
-                    sample["doc"]["q"] if path == "completions" else [{"role": "user", "content": sample["doc"]["q"]}]
-                )
-                request = mz.Request(prompt, raw=path == "completions", decode="verified", max_tokens=8)
+                # tiny has no chat template: the server continues a message as it stands
+                request = mz.Request(sample["doc"]["q"], raw=True, decode="verified", max_tokens=8)
                 assert sample["resps"][0][0] == engine.generate([request])[0].text.split("\n")[0], kind
