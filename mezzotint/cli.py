@@ -1314,7 +1314,7 @@ def doctor(json_output: Json = False) -> None:
 
 # -- measuring ------------------------------------------------------------------------------------------------------
 
-bench_app = typer.Typer(help="Measure a server.", no_args_is_help=True, rich_markup_mode=None)
+bench_app = typer.Typer(help="Measure a server, or ways of decoding.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 
 
@@ -1366,6 +1366,50 @@ def bench_serve(
         max_tokens, drafts, os.environ.get("OPENAI_API_KEY"), limits, more,
     )))  # fmt: skip
     print(json.dumps(found) if json_output else table(found))
+
+
+@bench_app.command("speed")
+@reporting
+def bench_speed(
+    model: ModelName = "default",
+    adapter: AdapterFolder = None,
+    compute: Compute = "auto",
+    threads: Cores = None,
+    ways: Annotated[
+        str,
+        typer.Option(
+            help="Of ar, verified, and diffusion's qualities fast, balanced, best; the first is compared with."
+        ),
+    ] = "ar,verified,fast,balanced,best",
+    draft: Annotated[str, typer.Option(help="Drafts of verified.")] = "auto",
+    count: Annotated[int, typer.Option(help="Prompts of each kind, easy and hard.")] = 30,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 96,
+    seed: Seed = 0,
+    together: Annotated[
+        str, typer.Option(help="Requests answered together, too: numbers separated by commas.")
+    ] = "1,2,4,8",
+    price: Annotated[
+        float | None, typer.Option(help="Of the machine, an hour: gives the price of a million tokens.")
+    ] = None,
+    out: Annotated[str, typer.Option(help="Where to write: OUT.md and OUT.svg.")] = "speed",
+    json_output: Json = False,
+) -> None:
+    """Measure ways of decoding on one model: speed beside what is right, and steps against difficulty."""
+    from mezzotint.eval import speed_command, speed_report
+    from mezzotint.render import Working
+
+    speed_command.asked(ways, count, max_tokens, together, draft)
+    engine, _ = _load(model, adapter, compute, threads)
+    with Working() as working:
+        found, about = speed_command.measured(engine, ways, count, seed, max_tokens, together, draft, working.show)
+    about["command"] = " ".join(["mezzotint", *sys.argv[1:]])
+    for path in speed_report.write(found, about, price, out):
+        _note(f"written: {path}")
+    if json_output:
+        print(json.dumps(speed_command.as_json(found, about), ensure_ascii=False))
+    else:
+        for said in (*speed_report.equal_quality(found), *speed_report.adaptive(found)):
+            print(said)
 
 
 # -- training data --------------------------------------------------------------------------------------------------
@@ -1593,10 +1637,12 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(help="Ask --model at an OpenAI-compatible URL instead; key: MEZZOTINT_EVAL_KEY.")
     ] = None,
+    compute: Compute = "float32",
     decode: Annotated[str | None, typer.Option(help="ar, verified (default) or diffusion.")] = None,
     draft: Annotated[
         str, typer.Option(help="Drafts of verified: auto, fixed-point, random, self, self-last.")
     ] = "auto",
+    draft_length: Annotated[int, typer.Option(help="Tokens that verified drafts at a time.")] = 4,
     policy: Policy = None,
     quality: Quality = None,
     items: Annotated[str, typer.Option(help="How many of each benchmark, drawn by the seed; or all.")] = "all",
@@ -1605,6 +1651,9 @@ def evaluate(
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer; else each benchmark's own.")] = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Items answered together.")] = 8,
+    on_ray: Annotated[
+        int | None, typer.Option("--ray", help="So many workers on Ray (RAY_ADDRESS), each with the model.")
+    ] = None,
     grading: Grading = "strict",
     answers_only: Annotated[
         bool, typer.Option("--answers-only", help="Judge no code now; the same command does later.")
@@ -1683,9 +1732,13 @@ def evaluate(
 
         settings = Request(
             "-", decode=decode or "verified", temperature=temperature, seed=seed, draft=draft,  # type: ignore[arg-type]  # checked there
-            policy=_policy(decode or "verified", policy, quality),
+            draft_length=draft_length, policy=_policy(decode or "verified", policy, quality),
         )  # fmt: skip
-        engine, _ = _load(model, adapter)
+        if on_ray is not None:
+            from mezzotint.eval.on_ray import OnRay, Recipe
+
+            return OnRay(Recipe(model, adapter, compute, settings, batch, given_length), on_ray)
+        engine, _ = _load(model, adapter, compute)
         if settings.decode == "diffusion":
             _warn_untrained(engine)
         return Local(engine, settings, batch, given_length)
@@ -1771,7 +1824,8 @@ def _self_test(names: list[str], options: Any, count: int | None, workers: int, 
     where = data.folder(options.data)
     if where is None:
         raise BadInput("name the folder that holds the benchmarks' files: --data or MEZZOTINT_EVALDATA")
-    judge = options.judge(any(task.code for task in tasks))
+    there = [task for task in tasks if any(data.find(where, names) for names in task.files)]
+    judge = options.judge(any(task.code for task in tasks), any(task.page for task in there))
     from mezzotint.render import Working
 
     with Working() as working:
@@ -1796,12 +1850,14 @@ def eval_report(
     stores: Annotated[list[str], typer.Argument(help="What `mezzotint eval` has stored; the first is compared with.")],
     out: Annotated[str, typer.Option(help="Where to write: OUT.md and OUT.html.")] = "report",
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Evaluation",
+    note: Annotated[str, typer.Option(help="Said below it: commit, machine.")] = "",
     grading: Annotated[str | None, typer.Option(help="official or strict, where a store has both.")] = None,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Where verified and ar differ, the gap of --model's two likeliest tokens.")
     ] = False,
     model: ModelName = "default",
     adapter: AdapterFolder = None,
+    compute: Compute = "float32",
     data: DataFolder = None,
 ) -> None:
     """Draw stores as a page: scores beside the published ones, states, calls, differences."""
@@ -1814,8 +1870,8 @@ def eval_report(
         from mezzotint.eval.command import Options, gap_of
         from mezzotint.eval.systems import Local
 
-        gap = gap_of(Local(_load(model, adapter)[0], Request("-")), Options(data, fixtures=True))
-    for path in write(results, out, title, gap):
+        gap = gap_of(Local(_load(model, adapter, compute)[0], Request("-")), Options(data, fixtures=True))
+    for path in write(results, out, title, gap, note):
         print(path)
 
 

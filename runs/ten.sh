@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # The ten benchmarks of the founding table with one model, in all three decoders, and a report. Stopped, it goes on where it was.
 #
-#   runs/ten.sh [--items N|all] [--max-tokens N] [--model M] [--adapter A] [--decode "ar verified diffusion"] [--out DIR] [-- MORE]
+#   runs/ten.sh [--items N|all] [--max-tokens N] [--model M] [--adapter A] [--decode "ar verified diffusion"]
+#               [--compute C] [--batch N] [--draft D] [--draft-length N] [--out DIR] [-- MORE]
 #
 # Real items are read from the folder that MEZZOTINT_EVALDATA names; where it has none, hand-made rows stand in and are marked. On a CPU a
 # seeded sample of 60 items and 512 new tokens is the default; --items all is the full run. MORE goes to every `mezzotint eval`.
+# --compute int8 is quicker; that verified is ar's text is promised in float32, and the report lists where it is not, with logit gaps.
+# --draft: what verified checks; int8 has no drafts of its own accord, and a run without any would compare ar with itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 items=60 tokens=512 model=default adapter= decoders="ar verified diffusion" out=evals/ten
+compute=float32 batch=8 draft=fixed-point length=4
 while [ $# -gt 0 ]; do
   case $1 in
   --items) items=$2 ;;
@@ -15,9 +19,13 @@ while [ $# -gt 0 ]; do
   --model) model=$2 ;;
   --adapter) adapter=$2 ;;
   --decode) decoders=$2 ;;
+  --compute) compute=$2 ;;
+  --batch) batch=$2 ;;
+  --draft) draft=$2 ;;
+  --draft-length) length=$2 ;;
   --out) out=$2 ;;
   --) shift && break ;;
-  *) echo "ten.sh: unknown option $1 (--items, --max-tokens, --model, --adapter, --decode, --out)" >&2 && exit 2 ;;
+  *) echo "ten.sh: unknown option $1 (--items, --max-tokens, --model, --adapter, --decode, --compute, --batch, --draft, --draft-length, --out)" >&2 && exit 2 ;;
   esac
   shift 2
 done
@@ -29,6 +37,7 @@ for decode in $decoders; do
   stores+=("$store")
   echo "== $decode"
   $mezzotint eval ten bigcodebench-complete swebench-format bbeh-mini --fixtures --model "$model" ${adapter:+--adapter "$adapter"} --decode "$decode" \
-    --items "$items" --max-tokens "$tokens" --out "$store" "$@"
+    --compute "$compute" --batch "$batch" --draft "$draft" --draft-length "$length" --items "$items" --max-tokens "$tokens" --out "$store" "$@"
 done
-$mezzotint eval-report "${stores[@]}" --gaps --model "$model" ${adapter:+--adapter "$adapter"} --out "$out/report" --title "The ten benchmarks: $model${adapter:+ with $adapter}"
+note="commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -1), $(nproc) cores"
+$mezzotint eval-report "${stores[@]}" --gaps --model "$model" ${adapter:+--adapter "$adapter"} --compute "$compute" --note "$note" --out "$out/report" --title "The ten benchmarks: $model${adapter:+ with $adapter}"

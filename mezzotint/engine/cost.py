@@ -225,13 +225,14 @@ def _key(engine: Engine) -> str:
         base = checkpoint.weights_sha256()
     except ValueError:
         base = checkpoint.name
-    machine = [platform.node(), platform.machine(), _processor(), torch.__version__]
+    machine = [platform.node(), platform.machine(), processor(), torch.__version__]
     threads = getattr(engine.denoiser, "threads", torch.get_num_threads())
     parts = [VERSION, base, adapter, engine.compute, threads, *machine]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's, by the name that it gives itself; empty where it gives none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.eval import data
+from mezzotint.eval.browser import Browser
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.patch import prediction
 from mezzotint.eval.runner import Report, Summary, Wanted, run
@@ -40,11 +41,12 @@ class Options:
     python: str | None = None
     patience: float = 1.0
 
-    def judge(self, needed: bool) -> Judge:
-        """With a sandbox where one is needed. Raises NoIsolation where there is none, ValueError."""
+    def judge(self, code: bool, page: bool = False) -> Judge:
+        """With a sandbox where there is code, a browser where there are pages. Raises NoIsolation, NoBrowser, ValueError."""
         if not 0 < self.patience <= 100:
             raise ValueError(f"patience is {self.patience}; it must lie above 0 and up to 100")
-        return Judge(Sandbox(self.python) if needed else None, self.grading, self.patience)
+        browser = Browser(patience=self.patience) if page else None
+        return Judge(Sandbox(self.python) if code else None, self.grading, self.patience, browser)
 
 
 def count_of(items: str) -> int | None:
@@ -94,15 +96,15 @@ def evaluate(
 
     The sandbox is tried before the model is loaded. `finished` hears of each benchmark as it ends.
     """
-    needed = any(task.code for task, _ in found)
-    judge = options.judge(needed and not options.answers_only)
+    judged = [] if options.answers_only else [task for task, _ in found]
+    judge = options.judge(any(task.code for task in judged), any(task.page for task in judged))
     for task, rows in found:
         task.load(rows.rows, 0)  # a bad row is found before hours are spent
     system = make()
     folder, good = Path(out or default_folder(system.about)), True
     with Store(folder, system.about) as store:
         for task, rows in found:
-            judges = None if task.code and options.answers_only else judge
+            judges = None if (task.code or task.page) and options.answers_only else judge
             summary = run(task, rows, system, store, judges, wanted, report)
             finished(summary)
             good = good and not summary.failed

@@ -17,13 +17,14 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mezzotint.eval.browser import Browser, NoBrowser
 from mezzotint.eval.inside.common import same_output
 from mezzotint.eval.sandbox import CLOCK, STARTING, Limits, NoIsolation, Sandbox, collect, end
-from mezzotint.eval.task import Verdict
+from mezzotint.eval.task import Task, Verdict
 
 GRADING = ("official", "strict")
 FORBIDDEN_MODULES = {
@@ -39,19 +40,25 @@ FORBIDDEN_NAMES = {
 
 @dataclass(frozen=True)
 class Judge:
-    """sandbox: None judges values alone; code then raises NoIsolation. patience: what time limits are multiplied by."""
+    """sandbox: None judges values alone; code then raises NoIsolation. browser: None; web pages then raise NoBrowser.
+
+    patience: what time limits are multiplied by.
+    """
 
     sandbox: Sandbox | None = None
     grading: str = "strict"
     patience: float = 1.0
+    browser: Browser | None = None
 
     def __post_init__(self) -> None:
         if self.grading not in GRADING:
             raise ValueError(f"grading is {self.grading!r}; allowed: {', '.join(GRADING)}")
 
-    @property
-    def isolation(self) -> str:
-        return "none needed" if self.sandbox is None else self.sandbox.level
+    def isolation(self, task: Task) -> str:
+        """What stood between this machine and the answers to a benchmark."""
+        if task.page and self.browser is not None:
+            return self.browser.level
+        return self.sandbox.level if task.code and self.sandbox is not None else "none needed"
 
     @property
     def _box(self) -> Sandbox:
@@ -101,6 +108,12 @@ class Judge:
             if not same_output(got, want):
                 return Verdict.of(False, f"test {number}: other output")
         return Verdict.of(True)
+
+    def page(self, page: str, checks: Sequence[Mapping[str, Any]]) -> Verdict:
+        """Does an HTML page pass its checks in a browser?"""
+        if self.browser is None:
+            raise NoBrowser("this verdict needs the browser, and it was not started")
+        return self.browser.grade(page, checks)
 
     def patch(
         self, files: dict[str, str], patch: str, test_patch: str, tests: Sequence[str]
@@ -152,13 +165,13 @@ class Judge:
         finally:
             killed = [end(process, 1.0 * (process is started[-1])) for process in started]
             os.close(verdict_out)
-        if (
-            how == "ended"
-            and (killed[-1] or any(v.startswith(b"bwrap:") for v in read.values()))
-            and not read["verdict"]
-        ):
+        told = _first(read["verdict"])
+        passed = isinstance(told, dict) and told.get("ok") is True
+        silent = (killed[-1] or any(v.startswith(b"bwrap:") for v in read.values())) and not read["verdict"]
+        # the tester may live to say that the answer is gone; an answer cannot kill its own sandbox from inside
+        if how == "ended" and (silent or (killed[0] and not passed)):
             how = "killed"
-        return _verdict(_first(read["verdict"]), how, marker)
+        return _verdict(told, how, marker)
 
 
 def _first(data: bytes) -> Any:

@@ -7,6 +7,7 @@ reference columns and lines, measured on other machines by other rules where the
 
 from __future__ import annotations
 
+import datetime
 import html
 import math
 from collections.abc import Callable, Sequence
@@ -197,8 +198,13 @@ def sections(results: Sequence[SystemResult], gap: Gap | None = None) -> list[tu
     return made
 
 
-def markdown(results: Sequence[SystemResult], title: str, gap: Gap | None = None) -> str:
-    out = [f"# {title}", ""]
+def written(note: str) -> str:
+    """When, and what the user wants to be said of it."""
+    return f"Written on {datetime.date.today():%Y-%m-%d}" + (f"; {note}" if note else "") + "."
+
+
+def markdown(results: Sequence[SystemResult], title: str, gap: Gap | None = None, note: str = "") -> str:
+    out = [f"# {title}", "", written(note), ""]
     for heading, words, table in sections(results, gap):
         out += [f"## {heading}", ""]
         out += [words, ""] if words else []
@@ -212,11 +218,12 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def page(results: Sequence[SystemResult], title: str, gap: Gap | None = None) -> str:
+def page(results: Sequence[SystemResult], title: str, gap: Gap | None = None, note: str = "") -> str:
     """HTML that needs nothing from elsewhere."""
     name = html.escape(title)
     out = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style><h1>{name}</h1>'
+        f"<p>{html.escape(written(note))}</p>"
     ]
     for number, (heading, words, table) in enumerate(sections(results, gap)):
         out.append(f"<h2>{html.escape(heading)}</h2>")
@@ -317,12 +324,14 @@ def _svg(wide: int, height: int) -> str:
     return f'{begin} font-family="system-ui,sans-serif" font-size="12" fill="#555">'
 
 
-def write(results: Sequence[SystemResult], out: str | Path, title: str, gap: Gap | None = None) -> list[Path]:
-    """OUT.md and OUT.html, each whole or not at all. Raises OSError."""
+def write(
+    results: Sequence[SystemResult], out: str | Path, title: str, gap: Gap | None = None, note: str = ""
+) -> list[Path]:  # fmt: skip
+    """OUT.md and OUT.html, each whole or not at all. note: of the commit and the machine. Raises OSError."""
     stem = Path(out).with_suffix("") if Path(out).suffix in (".md", ".html") else Path(out)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + end) for end in (".md", ".html")]
-    for path, text in zip(paths, (markdown(results, title, gap), page(results, title, gap)), strict=True):
+    for path, text in zip(paths, (markdown(results, title, gap, note), page(results, title, gap, note)), strict=True):
         with whole_file(path) as file:
             file.write(text.encode())
     return paths

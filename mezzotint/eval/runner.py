@@ -77,7 +77,7 @@ def verdict(task: Task, item: Item, answer: Answer, judge: Judge) -> Judged:
         given = task.judge(item, without_reasoning(answer.text), answer.plain, judge)
     return Judged(
         *answer.key, answer.sha256, judge.grading if task.code else "value", SCORER,
-        judge.isolation if task.code else "none needed",
+        judge.isolation(task),
         final_state(answer, given), given.score, given.note,
     )  # fmt: skip
 
@@ -104,6 +104,7 @@ def run(
     total = len(names) * wanted.samples
     for sample in range(wanted.samples):
         items = [item for item in task.load(data.rows, sample) if item.id in names]
+        items.sort(key=lambda item: len(item.plain))  # rows of a batch are padded to the longest
         for begin in range(0, len(items), system.size):
             batch = items[begin : begin + system.size]
             new = [item for item in batch if (item.id, sample, item.prompt_sha256) not in answers]

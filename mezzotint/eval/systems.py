@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,9 @@ from mezzotint.eval.task import Item
 if TYPE_CHECKING:
     from mezzotint.engine.engine import Engine
     from mezzotint.engine.request import Reply, Request
+
+
+POSITIONS = 32768  # of the keys and values that one batch may hold: 1.5 GB of a 135M model
 
 
 class System(Protocol):
@@ -52,6 +55,8 @@ class Local:
             "model": checkpoint.name, "weights_sha256": checkpoint.weights_sha256(), "decode": s.decode, "seed": s.seed,
             "temperature": s.temperature, "batch": self.size,
         }  # fmt: skip
+        if self.engine.compute != "float32":
+            about["compute"] = self.engine.compute
         if checkpoint.adapter is not None:
             about["adapter"] = checkpoint.adapter.folder.name
         if s.decode == "verified":
@@ -81,13 +86,29 @@ class Local:
                 answers[item.id] = Answer(item.id, sample, item.prompt_sha256, "", "context", not self.chats)
             else:
                 requests[item.id] = replace(request, max_tokens=min(max_tokens, room))
-        began = time.perf_counter()
-        replies = self.engine.generate(list(requests.values())) if requests else []
-        seconds = time.perf_counter() - began
-        for (name, _), reply in zip(requests.items(), replies, strict=True):
-            item = next(item for item in items if item.id == name)
-            answers[name] = self._answer(item, sample, reply, seconds, len(requests))
+        by_id = {item.id: item for item in items}
+        for names in self._together({name: self._length(request) for name, request in requests.items()}):
+            began = time.perf_counter()
+            replies = self.engine.generate([requests[name] for name in names])
+            seconds = time.perf_counter() - began
+            for name, reply in zip(names, replies, strict=True):
+                answers[name] = self._answer(by_id[name], sample, reply, seconds, len(names))
         return [answers[item.id] for item in items]
+
+    def _length(self, request: Request) -> int:
+        """Positions that an answer may reach."""
+        return len(self.engine.prompt_ids(request)) + request.max_tokens
+
+    def _together(self, lengths: Mapping[str, int]) -> Iterator[list[str]]:
+        """Names whose rows, padded to the longest of them, fit `POSITIONS`; one alone always does."""
+        some: list[str] = []
+        for name in sorted(lengths, key=lambda name: lengths[name]):
+            if some and (len(some) + 1) * lengths[name] > POSITIONS:
+                yield some
+                some = []
+            some.append(name)
+        if some:
+            yield some
 
     def _room(self, request: Request) -> int:
         """Tokens that an answer may have."""

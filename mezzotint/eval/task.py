@@ -71,7 +71,7 @@ class Task:
     load: rows and a sample's number -> items (the number matters where options are shuffled). judge: item, answer (without
     reasoning), was it a continuation of `plain`, judge -> verdict. reference: the answer a perfect system gives, where
     one is known.
-    code: needs the sandbox. reference_plain: is the reference a continuation of `plain`?
+    code: needs the sandbox; page: needs the browser. reference_plain: is the reference a continuation of `plain`?
     published: Gemini Diffusion's and Gemini 2.0 Flash-Lite's pass@1. rows: how many there are in all.
     """
 
@@ -86,6 +86,7 @@ class Task:
     max_tokens: int = 1024
     fixture: str = ""
     code: bool = False
+    page: bool = False
     reference_plain: bool = False
     founding: bool = False
     published: tuple[float, float] | None = None

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mezzotint.eval import answer, code, livecode, patch
+from mezzotint.eval import answer, code, livecode, patch, web
 from mezzotint.eval.data import Data, find, fixture, read
 from mezzotint.eval.task import Task
 
 ORDER = (
     "livecodebench", "bigcodebench", "lbpp", "swebench", "humaneval", "mbpp", "gpqa", "aime2025", "bbeh", "mmlu-lite",
 )  # fmt: skip
-_ALL = {task.name: task for task in (*livecode.TASKS, *code.TASKS, *patch.TASKS, *answer.TASKS)}
+_ALL = {task.name: task for task in (*livecode.TASKS, *code.TASKS, *patch.TASKS, *answer.TASKS, *web.TASKS)}
 TASKS = {name: _ALL[name] for name in (*ORDER, *(name for name in _ALL if name not in ORDER))}
 
 

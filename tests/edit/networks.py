@@ -21,7 +21,9 @@ class Shallow(Denoiser):
             table[:, list(favourites)] *= 1.5
         self.requires_grad_(False)
 
-    def forward(self, tokens, places, visible, cache=None, want=None, condition=None, feedback=None, logits=True):
+    def forward(
+        self, tokens, places, visible, cache=None, want=None, condition=None, feedback=None, logits=True, sigma=None
+    ):  # fmt: skip
         beside = torch.nn.functional.pad(tokens, (1, 1))
         said = self.here[tokens] + self.left[beside[:, :-2]] + self.at[places.position % len(self.at)]
         said = torch.where((places.role == CLEAN)[..., None], said, said + self.right[beside[:, 2:]])

@@ -32,7 +32,8 @@ def test_the_page(stores, tmp_path):
     assert "272.4 tokens/s" in text and "2.00" in text  # tokens a call: 10 in 5
     differs = next(line for line in text.splitlines() if line.startswith("| AIME 2025 | half") and " to " in line)
     assert differs.rstrip().endswith("| yes |")
-    html = page(stores, "Ten")
+    html = page(stores, "Ten", note="commit <abc>")
+    assert "commit &lt;abc&gt;." in html
     assert html.count("<svg") == 2 and "half &lt;b&gt;" in html and "<b>" not in html
     assert [path.name for path in write(stores, tmp_path / "out" / "ten", "Ten")] == ["ten.md", "ten.html"]
 

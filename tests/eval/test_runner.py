@@ -18,7 +18,7 @@ from mezzotint.eval.judge import Judge
 from mezzotint.eval.runner import Wanted, draw, run
 from mezzotint.eval.scores import difference, read_store, splits
 from mezzotint.eval.store import Store, whole_lines
-from mezzotint.eval.systems import Endpoint, EndpointGone
+from mezzotint.eval.systems import POSITIONS, Endpoint, EndpointGone, Local
 
 
 def test_states(tmp_path):
@@ -231,3 +231,9 @@ def test_differences_and_splits(tmp_path):
     )
     shared, apart = splits(tmp_path / "all", tmp_path / "half")
     assert shared == 40 and len(apart) == 20
+
+
+def test_long_prompts_make_smaller_batches():
+    local = Local(None, None)
+    groups = local._together({"a": 10, "b": POSITIONS + 1, "c": POSITIONS // 2 - 10, "d": POSITIONS // 2})
+    assert list(groups) == [["a", "c"], ["d"], ["b"]] and list(local._together({})) == []
