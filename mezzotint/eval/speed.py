@@ -212,12 +212,9 @@ def _entropies(engine: Engine, request: Request, ids: Sequence[int], canvases: S
 
 def quantile(values: Sequence[float], share: float) -> float:
     """Linear between neighbours; nan of none."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    at = share * (len(ordered) - 1)
-    low = int(at)
-    return ordered[low] + (at - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    import numpy as np
+
+    return float(np.quantile(values, share)) if len(values) else math.nan
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -86,7 +86,8 @@ def test_nothing_outlives_a_run(official, tmp_path):
     assert "97531" not in listed
 
 
-def test_a_killed_sandbox_is_no_wrong_answer(sandbox):
+@pytest.mark.parametrize("which", [[0], [1], [0, 1]], ids=["the answer's", "the tests'", "both"])
+def test_a_killed_sandbox_is_no_wrong_answer(sandbox, which):
     original, started = Sandbox.start, []
 
     class Watched(Sandbox):
@@ -95,8 +96,8 @@ def test_a_killed_sandbox_is_no_wrong_answer(sandbox):
 
         def start(self, *args, **kwargs):
             started.append(original(self, *args, **kwargs))
-            if len(started) == 2:  # the tests'; of an answer that ends nobody can say who ended it
-                threading.Timer(0.7, started[-1].kill).start()
+            if len(started) == 2:
+                threading.Timer(0.7, lambda: [started[number].kill() for number in which]).start()
             return started[-1]
 
     judge = Judge(Watched(), "strict")

@@ -5,12 +5,14 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 import mezzotint as mz
-from mezzotint.server import pages
+from mezzotint.server import pages, playground
+from mezzotint.server.orders import Order
 
 VENDOR = pages.FOLDER / "vendor"
 STARTS = ("Mia has a", "There was an old", "Tom went to the", "The red ball")
@@ -24,6 +26,16 @@ def run(base, **body):
     lines = [line[6:] for line in answer.text.split("\n\n") if line]
     assert lines.pop() == "[DONE]"
     return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("learnt", "decode", "draft"), [(True, "verified", "self"), (True, "ar", "auto"), (False, "verified", "auto")]
+)
+def test_the_canvas_is_asked_for_its_drafts_if_it_has_learnt_to_draft(learnt, decode, draft):
+    """Whether or not they pay: they are what is looked at."""
+    engine = SimpleNamespace(denoiser=SimpleNamespace(drafts_in_order=learnt))
+    (asked,) = playground._drafted(engine, Order([mz.Request("Mia", decode=decode)], 1, 0)).requests
+    assert asked.draft == draft
 
 
 def test_what_is_shown_is_the_engines_text(base, engine):
