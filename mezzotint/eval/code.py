@@ -46,16 +46,23 @@ def _function_tests(item: Item, program: str, setup: str, judge: Judge) -> Verdi
     return judge.tests(program, tests, SECONDS, entry=entry, setup=f"{setup.rstrip()}\n    pass\n")
 
 
-def humaneval_judge(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
-    """A block that defines the function stands behind the prompt, which has its imports and helpers; any other continues it."""
+def humaneval_program(item: Item, text: str, plain: bool) -> str | None:
+    """A block that defines the function stands behind the prompt, which has its imports and helpers; any other continues it.
+
+    None for an answer without code.
+    """
     prompt, entry = item.gold["prompt"], item.gold["entry_point"]
     block = None if plain else python_block(text)
     if block is None:
         if not plain and not defines(text, entry) and not re.search(r"^[ \t]+\S", text, re.M):
-            return NO_ANSWER
+            return None
         block = text if defines(text, entry) and parses(text) else continuation(text)
-    program = f"{prompt.rstrip()}\n    pass\n\n{block}" if defines(block, entry) else prompt + block
-    return _function_tests(item, program, prompt, judge)
+    return f"{prompt.rstrip()}\n    pass\n\n{block}" if defines(block, entry) else prompt + block
+
+
+def humaneval_judge(item: Item, text: str, plain: bool, judge: Judge) -> Verdict:
+    program = humaneval_program(item, text, plain)
+    return NO_ANSWER if program is None else _function_tests(item, program, item.gold["prompt"], judge)
 
 
 # -- infilling ------------------------------------------------------------------------------------------------------

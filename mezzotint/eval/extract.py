@@ -1,6 +1,6 @@
 """What an answer says: code out of fences, letters, numbers, boxed values. Pure functions from text to text.
 
-"Let me think. ... \\boxed{\\text{70}}." -> "70"          "Here:\\n```python\\ndef f(): ...\\n```" -> "def f(): ..."
+"Let me think. ... \\boxed{\\mathrm{70}}." -> "70"          "Here:\\n```python\\ndef f(): ...\\n```" -> "def f(): ..."
 None means that nothing could be extracted.
 """
 
@@ -145,10 +145,17 @@ def bare(value: str) -> str:
 
 
 def aime_answer(text: str) -> str | None:
-    """The last boxed value, else the last integer that stands alone in the last line with text."""
+    r"""The last boxed value, else the last integer that stands alone in the last line with text.
+
+    Of a box MathArena's rules hold, so that scores compare: \text with what it holds is dropped, of an equation the right side
+    counts, and a number among other words (`70 degrees`, `\textbf{70}`) is not one.
+    """
     inside = boxed(text)
     if inside is not None and inside.strip():
-        return bare(inside)
+        value = re.sub(r"\\text\s*\{.*?\}", "", inside, flags=re.S).split("=")[-1]
+        value = re.sub(r"\\(?:mathrm|boxed)\s*\{(.*?)\}", r"\1", value, flags=re.S)
+        value = re.sub(r"\\[!,]|\{,\}|\^\{?\\circ\}?|\\?%|\$", "", value).strip().removesuffix(".").strip()
+        return re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", value)
     lines = [line for line in text.splitlines() if re.sub(r"[\s$*_`~=\-\\\[\](){}.]", "", line)]
     found = re.findall(r"(?<![\d.,/^\\])-?\d+(?:,\d{3})*(?![\d/^]|\.\d)", lines[-1]) if lines else []
     return found[-1].replace(",", "") if found else None

@@ -62,9 +62,10 @@ def decoding(r: dict[str, Any]) -> Decoding:
         rule = in_blocks(r["sub"], above(r["threshold"]))
         return Decoding(rule, canvas_length=r["size"], first_from_commit=True)
     if r["policy"] == "diffusion-gemma":
+        warmth = LinearTemperature(r.get("low", 0.4), r.get("high", 0.8))
         return Decoding(
-            entropy_bound_everywhere(r["bound"]), the_others(), stable() & mean_entropy(r["confidence"]),
-            num_steps=r["steps"], canvas_length=8, temperature=LinearTemperature(0.4, 0.8), settle=everything(),
+            entropy_bound_everywhere(r["bound"]), the_others(), stable(r["stability"]) & mean_entropy(r["confidence"]),
+            num_steps=r["steps"], canvas_length=8, temperature=warmth, settle=everything(),
         )  # fmt: skip
     if r["policy"] == "sedd":
         return Decoding(
