@@ -66,7 +66,8 @@ class OnRay:
             raise ValueError("ray is not installed: pip install 'mezzotint[ray]'") from None
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
-        actors = [ray.remote(num_cpus=cores)(Worker).remote(recipe) for _ in range(workers)]
+        actor: Any = ray.remote(num_cpus=cores)(Worker)  # Ray's own types know no remote of a class made so
+        actors = [actor.remote(recipe) for _ in range(workers)]
         self.batch, self.size = recipe.batch, recipe.batch * workers
         self._pool, self._about = ActorPool(actors), ray.get(actors[0].about.remote())
 
