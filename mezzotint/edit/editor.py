@@ -110,7 +110,7 @@ def edit(
         notes.append(f"{engine.checkpoint.name} reads no instruction; it changes what it doubts")
     hunks = _fitting(text, done.hunks, locks)
     whole = Edit(text, hunks, calls + done.num_calls, choice.way, (*notes, *done.notes))
-    return whole.within(ask.budget, free)
+    return whole if ask.budget == 1 else whole.within(ask.budget, free)
 
 
 def _made(engine: Engine, text: str, ask: Ask, locks: Locks, choice: Choice, report: Report) -> Edit:

@@ -6,7 +6,8 @@
     write  .                                     and on, until the model comes to the next locked text by itself
 
 A free region ends where the model writes what is locked next (or its end-of-text, where only white space is left). Where it
-comes to neither, the region stays as it was, and a note says so. Without locks the text is that of `ar`.
+comes to neither, the region stays as it was, and a note says so. Without locks the text is that of `ar`; of an answer that puts
+code in a fence where the source has none, it is what the fence holds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from mezzotint.sampler.verify import GivenText, Verified
 DRAFT = 16  # source tokens checked a call
 ANCHOR = 8  # bytes by which what follows a region is known; a line end suffices
 _WORD = regex.compile(r"\w+|\s+|[^\w\s]")
+_FENCED = regex.compile(
+    rb"\s*(?:[^\n]*:\s*\n)?\s*```[^\n`]*\n(.*?)\s*```", regex.DOTALL
+)  # perhaps after "Here is the code:"
 
 
 @dataclass
@@ -103,6 +107,8 @@ class Rewriter:
         reader.hold(prompt[:-1])  # the last token is what the first call reads
         anchor = self._anchor(end, passage)
         last = not source.data[source.starts[end] : source.starts[passage.end]].strip()
+        begun = tokenizer.decode_bytes(written[passage.start - passage.lead :]).strip()
+        whole = last and not begun and b"```" not in source.data
         drafter = GivenText(source.ids[start : passage.end], [len(prompt)])
         stops = frozenset(tokenizer.eos_ids)
         loop = Verified(self.engine.denoiser, drafter, DRAFT, self.ask.temperature, stop_ids=stops, banned=self.banned)
@@ -114,6 +120,8 @@ class Rewriter:
             stopped, raw = ids[-1] in stops, tokenizer.decode_bytes(ids)
             if anchor in raw and not last:
                 result = raw[: raw.index(anchor)]
+            elif whole and (fenced := _FENCED.match(raw)):
+                result = fenced[1]
             elif stopped and last:
                 result = raw.rstrip()
             if stopped or result is not None:

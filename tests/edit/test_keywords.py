@@ -67,13 +67,13 @@ def test_more_is_read_where_what_is_quickly_found_will_not_do():
         "Mia has a red ball. The blue horses wait in the garden. Tom went to the park.",
     )
     with torch.inference_mode():
-        inserter = _Inserter(engine, text, ["sleep"], Locks(), math.log(2), lambda *_: None)
+        inserter = _Inserter(engine, text, ["green"], Locks(), math.log(2), lambda *_: None)
         quick = inserter.best(0, math.inf)
         calls = inserter.num_calls
         assert inserter.best(0, quick.ratio) == quick
         assert inserter.num_calls < 2 * calls
         better = inserter.best(0, quick.ratio - 1e-3)
-    assert better.ratio < quick.ratio
+    assert better.ratio < quick.ratio - 1  # not by how a processor rounds
 
 
 def test_locks_and_what_is_no_sentence_stay(engine):

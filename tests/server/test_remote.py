@@ -70,7 +70,9 @@ def test_answers_are_the_engines_own(own, engine, count):
         local = engine.generate(mz.Request(request.prompt, raw, "diffusion", 24, 0.8, request.seed))[0]
         assert reply.text == local.text and reply.reason == local.reason
         assert 0 < reply.usage.calls <= local.trace.num_calls
-        assert reply.usage.completion == local.trace.num_tokens - (local.reason == "stop")  # an end token is none of the text's
+        assert reply.usage.completion == local.trace.num_tokens - (
+            local.reason == "stop"
+        )  # an end token is none of the text's
     assert len({reply.text for reply in replies}) > 1
 
 
