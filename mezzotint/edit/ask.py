@@ -15,7 +15,8 @@ def silent(what: str, done: int, total: int) -> None:
 @dataclass(frozen=True)
 class Ask:
     """strength: share of the free tokens, those in most doubt, that start as noise. budget: share of the free characters that
-    may change, what is added counted; 1 is no limit. rewrites: the text is written anew rather than corrected, where weights cannot denoise.
+    may change, what is added counted; 1 is no limit. rewrites: the text is written anew rather than corrected, where weights
+    cannot denoise.
 
     sure: how likely another token must be to replace one that stands there, or the structure to change. max_steps: calls a
     canvas. margin, channel: nats, for rescoring (`rescore.py`). phrases: what is to be worked in, and nothing else done; likely:
