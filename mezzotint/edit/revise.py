@@ -32,6 +32,7 @@ from mezzotint.sampler.decoding import Decoding, above
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.structure import Restructuring
 
+READERS = 2  # passages whose prompts stay read: a short text is scanned and revised without reading any twice
 AROUND = 8  # free tokens on both sides of a place in doubt that its canvas may change too
 
 
@@ -59,7 +60,7 @@ class Reviser:
         self.current = np.full(len(self.source), np.nan)
         self.wants = np.zeros(len(self.source), dtype=bool)
         self.open = np.zeros(len(self.source), dtype=bool)
-        self._reader: Reader | None = None
+        self._readers: list[Reader] = []  # of the passages used last, newest at the end
         checkpoint, facts = self.engine.checkpoint, self.engine.checkpoint.facts
         decoding = Decoding(above(0.9), temperature=self.ask.temperature)
         sampler = Sampler(self.engine.denoiser, checkpoint.process, decoding, never_written(self.engine))
@@ -166,10 +167,12 @@ class Reviser:
         return canvas, reader
 
     def _at(self, passage: Passage) -> Reader:
-        if self._reader is None or self._reader.passage != passage:
-            self._reader = None  # before the next cache is made
-            self._reader = Reader(self.engine, self.source, passage, self.ask.instruction, self.sizes)
-        return self._reader
+        found = next((reader for reader in self._readers if reader.passage == passage), None)
+        if found is None:
+            self._readers = self._readers[1 - READERS :]  # before the next cache is made
+            found = Reader(self.engine, self.source, passage, self.ask.instruction, self.sizes)
+        self._readers = [*(reader for reader in self._readers if reader is not found), found]
+        return found
 
 
 def changes_of(canvas: Canvas, source: Source, spot: Spot, gone: dict[int, float]) -> list[Change]:
