@@ -124,6 +124,8 @@ class Rewriter:
                 result = fenced[1]
             elif stopped and last:
                 result = raw.rstrip()
+                if whole and result.count(b"```") == 1:  # closed without having been opened
+                    result = result.removesuffix(b"\n```")
             if stopped or result is not None:
                 break
         reader.forget(len(prompt) - 1)

@@ -106,6 +106,7 @@ class Saying(Copying):
         ("a = 1\n", "Here is the code:\n\n```\nb = 2\n```\n\nIt sets b.", "b = 2\n"),
         ("a = 1\n", "```python\nb = 2", "```python\nb = 2\n"),
         ("```\na = 1\n```\n", "```\nb = 2\n```", "```\nb = 2\n```\n"),
+        ("a = 1\n", "b = 2\n```", "b = 2\n"),
         ("a = 1\n", "b = 2\n", "b = 2\n"),
     ],
 )
