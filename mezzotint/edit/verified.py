@@ -109,7 +109,9 @@ class Rewriter:
         last = not source.data[source.starts[end] : source.starts[passage.end]].strip()
         begun = tokenizer.decode_bytes(written[passage.start - passage.lead :]).strip()
         whole = last and not begun and b"```" not in source.data
-        drafter = GivenText(source.ids[start : passage.end], [len(prompt)])
+        drafter = GivenText(
+            source.ids[start : passage.end], [len(prompt)], careful=not self.engine.denoiser.wide_calls_pay
+        )
         stops = frozenset(tokenizer.eos_ids)
         loop = Verified(self.engine.denoiser, drafter, DRAFT, self.ask.temperature, stop_ids=stops, banned=self.banned)
         ids, draws = list[int](), Draws.of(self.ask.seed).at(block=number)

@@ -333,7 +333,8 @@ class Engine:
 
     def _drafter(self, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:
         if request.draft == "text":
-            return GivenText(self.tokenizer.encode(request.draft_text), [len(prompt) for prompt in prompts])
+            given = self.tokenizer.encode(request.draft_text)
+            return GivenText(given, [len(p) for p in prompts], careful=not self.denoiser.wide_calls_pay)
         kind = RandomTokens if request.draft == "random" else PreviousIterate
         return kind(self.denoiser.config.vocab_size)
 

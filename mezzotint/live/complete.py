@@ -208,7 +208,7 @@ class Completer:
         engine, ids, calls = self.engine, list[int](), 0
         drafter: Drafter = PreviousIterate(engine.denoiser.config.vocab_size)
         if drafted := engine.tokenizer.encode(draft):
-            drafter = GivenText(drafted, [len(prompt)])
+            drafter = GivenText(drafted, [len(prompt)], careful=not engine.denoiser.wide_calls_pay)
         banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
         loop = Verified(
             engine.denoiser, drafter, DRAFTED if drafted else GUESSED, stop_ids=engine.stop_ids, banned=banned

@@ -16,7 +16,7 @@ With an empty draft (k = 0) this *is* AR decoding, so `ar` and `verified` share 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -122,20 +122,27 @@ class PreviousIterate(RandomTokens):
 class GivenText:
     """A text the answer is expected to resemble: what followed the last place in it that ends like the text so far.
 
-    The longest match of up to `context` emitted ids wins, the later one on a tie; before any match, its beginning.
+    The longest match of up to `context` emitted ids wins, the later one on a tie; before any match, its beginning. careful: after
+    a round that left a draft early the next is one token longer than what was kept, after one that kept it all twice as long:
+    where a call over many places is dear, a text that is not being copied costs little.
     """
 
     ids: Sequence[int]
     prompt_length: Sequence[int]
     context: int = 4
+    careful: bool = False
+    reach: list[int] = field(default_factory=list, init=False)  # tokens that a row's next draft may have, if careful
+    given: list[int] = field(default_factory=list, init=False)  # those that its last one had
 
     def draft(self, texts: Sequence[Sequence[int]], count: int, draws: Draws) -> Drafted:
         rows = []
+        self.reach = self.reach or [count] * len(texts)
         for text, prompt in zip(texts, self.prompt_length, strict=True):
             start = self._resume(list(text[prompt:]))
-            rest = list(self.ids[start : start + count])
-            rows.append(rest + [0] * (count - len(rest)))
-        return Drafted(torch.tensor(rows, dtype=torch.int64).reshape(len(rows), count))
+            rows.append(list(self.ids[start : start + count]))
+        self.given = [min(len(rest), reach) for rest, reach in zip(rows, self.reach, strict=True)]
+        tokens = torch.tensor([rest + [0] * (count - len(rest)) for rest in rows], dtype=torch.int64)
+        return Drafted(tokens.reshape(len(rows), count), counts=torch.tensor(self.given) if self.careful else None)
 
     def _resume(self, written: list[int]) -> int:
         for length in range(min(self.context, len(written)), 0, -1):
@@ -146,10 +153,12 @@ class GivenText:
         return len(written)
 
     def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
-        pass
+        for row, (given, count) in enumerate(zip(self.given, emitted, strict=True)):
+            self.reach[row] = 2 * max(given, 1) if count > given else count
 
     def keep(self, rows: Sequence[int]) -> None:
         self.prompt_length = [self.prompt_length[row] for row in rows]
+        self.reach = [self.reach[row] for row in rows] if self.reach else []
 
 
 class SmallerModel:

@@ -123,6 +123,8 @@ SOURCES = {
     "previous": lambda ar: PreviousIterate(V),
     "right text": lambda ar: GivenText(ar[0], [len(p) for p in PROMPTS]),
     "other text": lambda ar: GivenText(list(range(30)), [len(p) for p in PROMPTS]),
+    "other text, carefully": lambda ar: GivenText(list(range(30)), [len(p) for p in PROMPTS], careful=True),
+    "right text, carefully": lambda ar: GivenText(ar[0], [len(p) for p in PROMPTS], careful=True),
     "fewer": lambda ar: Fewer(ar[0], [len(p) for p in PROMPTS]),
     "smaller": lambda ar: SmallerModel(tiny(1, 1), 200),
     "itself": lambda ar: SmallerModel(MODEL, 200),
@@ -147,6 +149,19 @@ def test_verified_equals_ar_for_every_draft_source(source, temperature):
             )
     if source == "itself" and temperature == 0:
         assert traces[0].num_calls < plain[0].num_calls / 3
+
+
+def test_a_careful_draft_is_short_where_the_text_is_another_and_long_where_it_is_copied():
+    ar, plain = decode(None, PROMPTS[:1])
+    ends, cost = [len(PROMPTS[0])], {}
+    for name, given in (("right", ar[0]), ("wrong", list(range(30)))):
+        for careful in (False, True):
+            text, traces = decode(GivenText(given, ends, careful=careful), PROMPTS[:1], 8)
+            assert text == ar
+            cost[name, careful] = traces[0].num_calls, traces[0].num_positions
+    assert cost["right", True] == cost["right", False]
+    calls, positions = cost["wrong", True]
+    assert calls <= plain[0].num_calls and positions < 2.5 * calls < cost["wrong", False][1]
 
 
 def test_verified_batch_of_seven_equals_seven_of_one_and_locks_hold():
