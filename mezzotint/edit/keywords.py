@@ -10,7 +10,7 @@
 3  the best holes with all of the sentence behind them: its perplexity, beside what the sentence had before
 
 The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, more sentences
-and holes are read; where none of those does, the phrase is left out and a note says so. "Lexically constrained" is meant as by
+and holes are read, twice; where none of those does, the phrase is left out and a note says so. "Lexically constrained" is meant as by
 Hokamp and Liu (arXiv 1704.07138).
 """
 
@@ -50,7 +50,7 @@ class Width(NamedTuple):
     whole: int
 
 
-NARROW, WIDE = Width(2, 3, 6, 4), Width(8, 8, 24, 16)  # wide where nothing narrow will do
+WIDTHS = Width(2, 3, 6, 4), Width(8, 8, 24, 16), Width(24, 24, 96, 64)  # the next where nothing in one will do
 _LEFT = regex.compile(r"[\w)\]`\"'\u2019,;%]$")  # what may stand left of a phrase
 _RIGHT = regex.compile(r" |[.,;:!?)]+(?:\s|$)|$")  # and right of it
 _FILLER = regex.compile(r" ?[\p{L}\p{M}'\u2019-]+|[,;]| [(&\u2013\u2014-]")
@@ -192,8 +192,12 @@ class _Inserter:
 
         Looks further where what is quickly found makes the sentence more than `likely` times as perplexing.
         """
-        found = self._best(phrase, NARROW)
-        return found if found is None or found.ratio <= likely else self._best(phrase, WIDE)
+        found = None
+        for width in WIDTHS:
+            found = self._best(phrase, width)
+            if found is None or found.ratio <= likely:
+                break
+        return found
 
     def _best(self, phrase: int, width: Width) -> _Found | None:
         def promise(number: int) -> float:
