@@ -10,8 +10,8 @@
 3  the best holes with all of the sentence behind them: its perplexity, beside what the sentence had before
 
 The hole that leaves the sentence least perplexing is taken. Where none keeps within `likely` times what it had, more sentences
-and holes are read, twice; where none of those does, the phrase is left out and a note says so. "Lexically constrained" is meant as by
-Hokamp and Liu (arXiv 1704.07138).
+and holes are read, twice; where none of those does, the phrase is left out and a note says so. "Lexically constrained" is meant
+as by Hokamp and Liu (arXiv 1704.07138).
 """
 
 from __future__ import annotations
