@@ -8,6 +8,8 @@
 # seeded sample of 60 items and 512 new tokens is the default; --items all is the full run. MORE goes to every `mezzotint eval`.
 # --compute int8 is quicker; that verified is ar's text is promised in float32, and the report lists where it is not, with logit gaps.
 # --draft: what verified checks; int8 has no drafts of its own accord, and a run without any would compare ar with itself.
+# ten-stores.tar.xz beside this script holds what the default has answered so far (int8, --batch 30 --draft-length 2, the default's sample):
+#   mkdir -p evals/ten && tar xf runs/ten-stores.tar.xz -C evals/ten, then runs/ten.sh --compute int8 --batch 30 --draft-length 2 -- --patience 4
 set -euo pipefail
 cd "$(dirname "$0")/.."
 items=60 tokens=512 model=default adapter= decoders="ar verified diffusion" out=evals/ten
