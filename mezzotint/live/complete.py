@@ -18,9 +18,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mezzotint.draws import Draws
 from mezzotint.edit.ask import Report, silent
@@ -28,16 +29,18 @@ from mezzotint.edit.infill import Blanks, blanks_of, fit
 from mezzotint.edit.repair import can_repair
 from mezzotint.engine.engine import Engine
 from mezzotint.live.document import Place
+from mezzotint.live.heard import Heard
+from mezzotint.model.visibility import CLEAN, Places, branches
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import POLICIES
-from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified, pad
+from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, Verified
 
 LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24)  # tokens of the canvases; the last is the most that is written
 USUAL = 8  # tokens that are missing on average: lengths are as likely as a geometric law of that mean says
 TOGETHER = 2  # lengths that are filled
 LEFT, RIGHT = 512, 96  # tokens read of the text on either side
-CUTS = 12  # of a line that was written left to right, tried in one call
-FITTED = 16  # tokens on the right that say where to cut
+CUTS = 5  # of a line that was written left to right, looked at in one call
+FITTED = 8  # tokens on the right that say where to cut
 SPARE = 128  # places of the cache behind the left side
 STRIDE = 128  # tokens by which the start of the left side moves on
 DRAFTED, GUESSED = 8, 3  # tokens checked a call: of a suggestion, of what was said before
@@ -67,6 +70,18 @@ class Behind(Blanks):
         count, width = canvas.tokens.shape
         passes = 2 if "shadow" in self.decoding.needs else 1
         return self.held.fork([0] * count, capacity=self.start + passes * width)
+
+
+class _Written(NamedTuple):
+    """laws: logits `[V]` of each call's answers, one for each id and perhaps for what followed the last."""
+
+    ids: list[int]
+    laws: list[Tensor]
+    calls: int
+
+    def said(self, at: int, token: int) -> float:
+        """log p of a token behind the first `at` ids, in nats."""
+        return float(self.laws[at].float().log_softmax(-1)[token])
 
 
 class Completer:
@@ -163,7 +178,8 @@ class Completer:
     def _causal(
         self, place: Place, draft: str, one_line: bool, lengths: Sequence[int], seed: int, report: Report
     ) -> Suggestion | None:
-        most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4, SPARE - DRAFTED - 2))
+        room = SPARE - CUTS * FITTED - DRAFTED - 2
+        most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4, room))
         place = self._sides(place, self.engine.denoiser.config.max_length - most - DRAFTED - FITTED - 8)
         spaced = place.left.endswith(" ") and bool(place.left.strip()) and not place.left.endswith(("  ", "\n "))
         prompt = self.engine.tokenizer.encode(place.left[:-1] if spaced else place.left)
@@ -171,17 +187,21 @@ class Completer:
         if not prompt:
             return None
         self._hold(prompt[:-1], report)
-        ids, calls = self._write(prompt, " " + draft if spaced and draft else draft, one_line, most, seed, report)
-        text = self._text(ids)
-        if spaced and not text.startswith(" "):
-            return None  # it went on in the middle of the word before
-        if not ids:
-            return None
-        ids, sure = self._cut(prompt, ids, place.right)
-        text = self._text(ids)
+        try:
+            written = self._write(prompt, " " + draft if spaced and draft else draft, one_line, most, seed, report)
+            text, calls = self._text(written.ids), written.calls
+            if not written.ids or (spaced and not text.startswith(" ")):
+                return None  # nothing, or it went on in the middle of the word before
+            count = len(written.ids)
+            if place.right.strip():
+                count, calls = self._cut(prompt, written, place.right), calls + 1
+        finally:
+            self._cache.truncate([len(prompt) - 1])
+        text = self._text(written.ids[:count])
         if one_line:
             text = text.partition("\n")[0] if text.lstrip("\n") == text else text
-        return Suggestion(text[1:] if spaced else text, sure, "causal", calls + 1)
+        sure = math.exp(sum(written.said(n, token) for n, token in enumerate(written.ids[:count])) / count)
+        return Suggestion(text[1:] if spaced else text, sure, "causal", calls)
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.engine.tokenizer.decode(ids).rstrip("\ufffd")
@@ -201,49 +221,51 @@ class Completer:
             self.engine.denoiser.read(torch.tensor([part]), torch.tensor([len(part)]), self._cache)
             self._read = ids[: first + len(part)]
 
-    def _write(
-        self, prompt: list[int], draft: str, one_line: bool, most: int, seed: int, report: Report
-    ) -> tuple[list[int], int]:
-        """Ids up to the end of the line or of the text, and the calls. Afterwards the cache is as it was."""
-        engine, ids, calls = self.engine, list[int](), 0
-        drafter: Drafter = PreviousIterate(engine.denoiser.config.vocab_size)
+    def _write(self, prompt: list[int], draft: str, one_line: bool, most: int, seed: int, report: Report) -> _Written:
+        """Ids up to the end of the line or of the text. The cache holds all of them but the last."""
+        engine, ids, laws, calls = self.engine, list[int](), list[Tensor](), 0
+        drafter: Drafter | None = None
         if drafted := engine.tokenizer.encode(draft):
             drafter = GivenText(drafted, [len(prompt)], careful=not engine.denoiser.wide_calls_pay)
+        elif engine.denoiser.wide_calls_pay:
+            drafter = PreviousIterate(engine.denoiser.config.vocab_size)
         banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
-        loop = Verified(
-            engine.denoiser, drafter, DRAFTED if drafted else GUESSED, stop_ids=engine.stop_ids, banned=banned
-        )
-        try:
-            for frame in loop.frames([prompt], most, Draws.of(seed), cache=self._cache):
-                calls += frame.calls
-                ids += frame.tokens[: frame.committed]
-                report("writing", len(ids), most)
-                if one_line and "\n" in self._text(ids).lstrip("\n"):
-                    break
-        finally:
-            self._cache.truncate([len(prompt) - 1])
+        heard, length = Heard(engine.denoiser), 0 if drafter is None else DRAFTED if drafted else GUESSED
+        loop = Verified(heard, drafter, length, stop_ids=engine.stop_ids, banned=banned)
+        for frame in loop.frames([prompt], most, Draws.of(seed), cache=self._cache):
+            new = frame.tokens[: frame.committed]
+            assert heard.logits is not None
+            calls, ids, laws = calls + frame.calls, ids + new, [*laws, *heard.logits[0, : len(new)]]
+            report("writing", len(ids), most)
+            if one_line and "\n" in self._text(ids).lstrip("\n"):
+                break
         while ids and ids[-1] in engine.stop_ids:
             ids.pop()
         if one_line:
             while ids and "\n" in self._text(ids[:-1]).lstrip("\n"):
                 ids.pop()
-        return ids, calls
+        self._cache.truncate([len(prompt) + max(len(ids) - 1, 0)])
+        return _Written(ids, laws, calls)
 
-    def _cut(self, prompt: list[int], ids: list[int], right: str) -> tuple[list[int], float]:
-        """The beginning of `ids` after which the text on the right stands best, by one call, and how sure it is.
+    def _cut(self, prompt: list[int], written: _Written, right: str) -> int:
+        """How many of the written ids the text on the right stands best behind, by one call over its beginning.
 
-        By Bayes' rule: p(length | text) grows as p(length) p(the right | the rest, length).
+        By Bayes' rule: p(length | text) grows as p(length) p(the right | the rest, length). Writing has told what its first
+        token is worth at each place; the best of them are looked at, side by side.
         """
-        after = self.engine.tokenizer.encode(right)[:FITTED] if right.strip() else []
-        cuts = [*self._ends(ids)[: CUTS - 1], len(ids)] if after else [len(ids)]
-        rows = [[prompt[-1], *ids[:cut], *after] for cut in cuts]
-        tokens, counts = pad(rows)
-        cache = self._cache.fork([0] * len(rows), capacity=len(prompt) + tokens.shape[1])
-        laws = self.engine.denoiser.read(tokens, counts, cache, every=True).logits[:, :-1].log_softmax(-1)
-        said = laws.gather(-1, tokens[:, 1:, None])[..., 0]
-        worth = [float(said[row, cut : cut + len(after)].sum()) for row, cut in enumerate(cuts)]
-        best = max(range(len(cuts)), key=lambda row: (worth[row] - _long(cuts[row]), -cuts[row]))
-        return ids[: cuts[best]], math.exp(float(said[best, : cuts[best]].mean()))
+        after = self.engine.tokenizer.encode(right)[:FITTED]
+        whole = len(written.ids)
+        soon = sorted(self._ends(written.ids), key=lambda cut: _long(cut) - written.said(cut, after[0]))
+        cuts = [*soon[: CUTS - 1], whole]
+        tokens = torch.tensor([[written.ids[cut - 1], *after[:-1]] for cut in cuts])
+        first = len(prompt) - 1 + torch.tensor(cuts)[:, None]
+        positions = (first + torch.arange(len(after))).view(1, -1)
+        starts = (-1 - first).expand(-1, len(after)).reshape(1, -1)
+        places = Places.of(positions, torch.full_like(positions, CLEAN), starts)
+        said = self.engine.denoiser(tokens.view(1, -1), places, branches(), self._cache).logits
+        laws = said.view(*tokens.shape, -1).log_softmax(-1)
+        worth = laws.gather(-1, torch.tensor(after).expand(len(cuts), -1)[..., None]).sum((1, 2)).tolist()
+        return max(zip(worth, cuts, strict=True), key=lambda pair: (pair[0] - _long(pair[1]), -pair[1]))[1]
 
     def _ends(self, ids: Sequence[int]) -> list[int]:
         """Where a word of `ids` ends, their own end left out."""

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from mezzotint.draws import Draws
 from mezzotint.edit.ask import Report, silent
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.overtime import Overtime
 from mezzotint.live.captions import MOST, RULES, Captions, Draft, Limit, Rule, words_of
+from mezzotint.live.heard import Heard
 from mezzotint.sampler.verify import Drafted, GivenText, Verified
 from mezzotint.shapes import Tokens
 
@@ -223,22 +223,6 @@ class Doubting(LastDraft):
         assert self.engine is not None
         mask = self.engine.checkpoint.process.mask_id
         return {*self.engine.banned, *([] if mask is None else [mask])}
-
-
-class Heard:
-    """A denoiser that remembers what it said last: `[B, T, V]` logits."""
-
-    def __init__(self, denoiser: Any) -> None:
-        self.denoiser = denoiser
-        self.logits: Tensor | None = None
-
-    def new_cache(self, rows: int, capacity: int) -> Any:
-        return self.denoiser.new_cache(rows, capacity)
-
-    def read(self, tokens: Tokens, counts: Tensor, cache: Any, every: bool = False) -> Any:
-        said = self.denoiser.read(tokens, counts, cache, every)
-        self.logits = said.logits
-        return said
 
 
 class Writer:

@@ -166,6 +166,18 @@ def context_causal() -> Visibility:
     return Visibility("context-causal", (_context_causal,), cacheable=True)
 
 
+def branches() -> Visibility:
+    """Clean texts side by side, each going on from a place of what is kept: it sees what stands before that place, and itself.
+
+    start: of such a place -1 - the first position of its branch (no two branches have the same); what is kept has its own.
+    """
+
+    def rule(q: Places, k: Places) -> Tensor:
+        return (k.start == q.start) | ((k.start >= 0) & (k.position < -1 - q.start))
+
+    return Visibility("branches", (_causal, rule), cacheable=True)
+
+
 def with_shadows(shift: int = 0) -> Visibility:
     """`context_causal` and shadow places: a query at a canvas position that speaks about position + `shift`.
 

@@ -5,7 +5,17 @@ import torch
 
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
-from mezzotint.model.visibility import CANVAS, Places, blocks, causal, context_causal, full, two_stream_places
+from mezzotint.model.visibility import (
+    CANVAS,
+    CLEAN,
+    Places,
+    blocks,
+    branches,
+    causal,
+    context_causal,
+    full,
+    two_stream_places,
+)
 
 CONFIG = ModelConfig(97, 48, 3, 6, 2, 8, 80, 64)
 
@@ -166,6 +176,22 @@ def test_visibility_rules_say_what_their_names_say():
     both = Places.of(torch.arange(4)[None], torch.zeros(1, 4, dtype=torch.int64)).cat(canvas)
     seen = context_causal().dense(both, both)[0]
     assert seen[4:].all() and not seen[:4, 4:].any()
+
+
+def test_branches_are_texts_of_their_own():
+    """One call over several continuations says what a call over each says, and keeps nothing."""
+    model, text = tiny(), torch.randint(0, 97, (1, 12))
+    cache = model.new_cache(1, 40)
+    model.read(text, torch.tensor([12]), cache)
+    firsts, after = torch.tensor([[3], [8], [12]]), torch.randint(0, 97, (3, 4))
+    positions = firsts + torch.arange(4)
+    places = Places.of(positions.view(1, -1), torch.full((1, 12), CLEAN), (-1 - firsts).expand(-1, 4).reshape(1, -1))
+    said = model(after.view(1, -1), places, branches(), cache).logits.view(3, 4, -1)
+    assert cache.lengths.tolist() == [12]
+    for first, ids, logits in zip(firsts[:, 0].tolist(), after, said, strict=True):
+        alone = torch.cat((text[:, :first], ids[None]), 1)
+        expected = model(alone, clean_places(1, first + 4), causal()).logits[0, first:]
+        assert torch.allclose(logits, expected, atol=1e-5)
 
 
 def test_wanted_logits_are_the_ones_asked_for():
