@@ -12,6 +12,7 @@ if [ "${MEZZOTINT_FULL:-}" = 1 ]; then # what only the full counts run on
   PYTHONWARNINGS=ignore step $bin/pip install --quiet --constraint constraints.txt --editable '.[dev,ray,web,llama,hub]' tensorboard
   bash scripts/chromium.sh || true # then the page's tests are skipped
   bash scripts/espeak.sh || true   # then those of speech are
+  bash scripts/neovim.sh || true   # and Neovim's
 fi
 bash scripts/bubblewrap.sh
 step $bin/ruff format --check --quiet .
