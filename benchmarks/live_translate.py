@@ -30,32 +30,23 @@ from mezzotint.live.latency import (
     normalised_erasure,
     quality,
 )
+from mezzotint.live.pairs import LONGEST, NAME, pairs
 from mezzotint.live.policies import POLICIES, Followed, follow, following
 from mezzotint.live.translate import Live
-from mezzotint.recipes.mixture import HOLD_OUT
-from mezzotint.train.data import data_folder, held_out, read_rows
 
-NAME = "python-docs-fr"
+SHORTEST = 5  # words
 
 
-def pairs(count: int, seed: int) -> list[tuple[str, str]]:
+def texts_of(count: int, seed: int) -> list[tuple[str, str]]:
     """Held-out English and French rows in a drawn order. Raises ValueError without the file, and for too few rows."""
-    folder = data_folder()
-    path = None if folder is None else folder / f"{NAME}.jsonl.zst"
-    if path is None or not path.is_file():
-        raise ValueError(f"{NAME}.jsonl.zst is not there; set MEZZOTINT_DATA to the folder that holds it")
-    found = {
-        row["input"]: row["output"]
-        for row in read_rows(path)
-        if held_out(str(row["source"]), HOLD_OUT) and _plain(row["input"]) and _plain(row["output"])
-    }
+    found = sorted({english: french for english, french in pairs(held=True) if long_enough(english, french)}.items())
     if len(found) < count:
         raise ValueError(f"{NAME} has {len(found)} held-out rows that fit; {count} are wanted")
-    return random.Random(seed).sample(sorted(found.items()), count)
+    return random.Random(seed).sample(found, count)
 
 
-def _plain(text: str) -> bool:
-    return 5 <= len(text.split()) <= 40 and not set(text) & set("`*|\\<>_{}\n")
+def long_enough(*texts: str) -> bool:
+    return all(SHORTEST <= len(text.split()) <= LONGEST for text in texts)
 
 
 def heard(text: str, chance: float, draw: random.Random) -> list[str]:
@@ -111,7 +102,7 @@ def main() -> None:
         parser.error(f"--policies: {', '.join(wrong)}; allowed: {', '.join(POLICIES)}")
     if args.count < 1 or not 0 <= args.retract <= 1 or not args.pace > 0:
         parser.error("--count is at least 1, --retract lies between 0 and 1, --pace is more than 0")
-    texts = pairs(args.count, args.seed)
+    texts = texts_of(args.count, args.seed)
     quality(["a"], ["a"])  # is it there? Better asked before an hour of work
     engine = mz.Engine(mz.load(args.model, args.adapter), compute=args.compute)
     live = Live(rule=args.rule, max_erasure=args.max_erasure)
