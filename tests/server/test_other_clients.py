@@ -36,7 +36,8 @@ def roomy():
     """The model with room for an agent's prompt."""
     checkpoint = mz.load(os.environ.get("MEZZOTINT_TEST_MODEL", "tiny"))
     config = replace(checkpoint.config, max_length=max(1 << 14, checkpoint.config.max_length))
-    return live.Held(mz.Engine(replace(checkpoint, config=config)))
+    compute = os.environ.get("MEZZOTINT_TEST_COMPUTE", "float32")
+    return live.Held(mz.Engine(replace(checkpoint, config=config), compute=compute))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ MODEL = os.environ.get("MEZZOTINT_TEST_MODEL", "tiny")
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_server_costs_three_per_cent_or_five_milliseconds(decode, stream):
     """The best of many pairs, one after the other: what else runs on the machine only ever adds."""
-    engine = mz.Engine(mz.load(MODEL))
+    engine = mz.Engine(mz.load(MODEL), compute=os.environ.get("MEZZOTINT_TEST_COMPUTE", "float32"))
     body = {"prompt": "Mia has", "max_tokens": 64, "decode": decode, "seed": 1, "stream": stream}
     request = mz.Request("Mia has", raw=True, max_tokens=64, decode=decode, seed=1)
     bare, served, end = [], [], time.monotonic() + SECONDS
