@@ -1,6 +1,6 @@
 """Editing files: what the command does with an `Edit` once it knows what to ask for.
 
-read    UTF-8 text, from files or standard input (`cli.py` refuses others)
+read    UTF-8 text, from files or standard input (the command refuses others)
 show    a diff in git's colours, the text, or JSON
 write   the whole file or nothing, its mode kept, and only if it is still what was read
 """

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 import typer
 from campaign import CONFIG, RECIPE, hash_of, make_batches, trainer_of
 
-from mezzotint.cli import _settings, reporting
+from mezzotint.commands.shared import reporting
+from mezzotint.commands.train import recipe_settings
 from mezzotint.draws import Draws
 from mezzotint.model.visibility import CANVAS, Places, context_causal
 from mezzotint.noise import Absorbing
@@ -61,10 +62,10 @@ def test_overrides_are_read_as_their_fields_types():
 
 
 def test_the_command_line_says_how_long():
-    assert _settings(None, None, []) == [] and _settings(2.0, None, ["seed=1"]) == ["minutes=2.0", "seed=1"]
-    assert _settings(None, 5, []) == ["minutes=none", "max_steps=5"]
-    assert _settings(None, None, ["max_steps=5"]) == ["minutes=none", "max_steps=5"]
-    assert _settings(1.0, 5, []) == ["minutes=1.0", "max_steps=5"]
+    assert recipe_settings(None, None, []) == [] and recipe_settings(2.0, None, ["seed=1"]) == ["minutes=2.0", "seed=1"]
+    assert recipe_settings(None, 5, []) == ["minutes=none", "max_steps=5"]
+    assert recipe_settings(None, None, ["max_steps=5"]) == ["minutes=none", "max_steps=5"]
+    assert recipe_settings(1.0, 5, []) == ["minutes=1.0", "max_steps=5"]
 
 
 def test_recipes_say_where_they_differ():
