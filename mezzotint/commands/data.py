@@ -1,4 +1,4 @@
-"""Training data: `data build`, `show`, `examples`, `questions`, `regenerate`."""
+"""Training data: `data build`, `show`, `examples`, `questions`, `regenerate`, `translation`."""
 
 from __future__ import annotations
 
@@ -211,4 +211,19 @@ def data_regenerate(
             max_tokens=max_tokens, temperature=temperature, decode=decode, cut=cut,
         )  # fmt: skip
     print(f"{asked} questions, {kept} answers kept", file=sys.stderr)
+    print(out)
+
+
+@data_app.command("translation")
+@reporting
+def data_translation(
+    out: Annotated[str, typer.Argument(help="The JSON-lines file to write.")],
+    prefixes: Annotated[float, typer.Option(help="The share of pairs that are learnt as a prefix, too.")] = 0.5,
+    seed: Seed = 0,
+) -> None:
+    """Rows that teach live translation, English to French, for `finetune`: those of the training folder's parallel text whose
+    source files `benchmarks/live_translate.py` does not measure on."""
+    from mezzotint.live.pairs import write_rows
+
+    print(f"{write_rows(out, prefixes, seed)} rows", file=sys.stderr)
     print(out)
