@@ -128,7 +128,7 @@ def test_too_many_speakers_get_no_socket(engine):
             pass
 
 
-def test_chromiums_microphone(base, tmp_path, count):
+def test_chromiums_microphone(engine, base, tmp_path, count):
     """Speech through the browser's own fake microphone: captions and a translation on the page, and nobody else is asked."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
@@ -153,12 +153,14 @@ def test_chromiums_microphone(base, tmp_path, count):
             page.click("text=Speak into the microphone")
             page.wait_for_selector("[data-testid=utterance][data-final=yes]", timeout=90_000)
             page.click("text=Stop the microphone")
-            page.wait_for_selector("text=Speak into the microphone", timeout=60_000)
+            page.wait_for_selector("button:enabled:has-text('Speak into the microphone')", timeout=60_000)
             caption = page.inner_text("[data-testid=utterance] [data-testid=heard] >> nth=0")
             french = page.inner_text("[data-testid=utterance] [data-testid=translated] >> nth=0")
             print(f"said: {text}\nheard: {caption}\ntranslated: {french}")
             if shot := os.environ.get("MEZZOTINT_SHOT"):
                 page.screenshot(path=shot)
-            assert caption and french and not problems
+            alone = Translator(Writer(engine), Live(target="French")).update(caption, final=True).committed
+            assert caption and not problems
+            assert french or not alone, "tiny continues a text, and may have nothing to say"
             assert all(url.startswith((base, "blob:", "data:")) for url in asked)
             browser.close()
