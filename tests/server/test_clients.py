@@ -14,6 +14,7 @@ from functools import cache
 import pytest
 
 import mezzotint as mz
+from mezzotint.server.codes import CONTINUE
 
 PROMPT, LENGTH = "Mia has", 12
 SEEDS = (3, 4)
@@ -118,7 +119,7 @@ def test_langchain(base, own):
     assert len(vectors) == 2 and vectors[0] != vectors[1]
 
 
-def test_inceptionai(base, own, filled):
+def test_inceptionai(base, own, filled, engine):
     inception = need("inceptionai")
     kind = next(getattr(inception, name) for name in ("Inception", "InceptionAI", "Client") if hasattr(inception, name))
     client = kind(base_url=base, api_key="-", max_retries=0)
@@ -143,8 +144,12 @@ def test_inceptionai(base, own, filled):
         "<|current_file_content|>\ncurrent_file_path: a\n<|code_to_edit|>\nThe blue horses wait in seven<|cursor|> garden.\n"
         "<|/code_to_edit|>\n<|/current_file_content|>\n<|edit_diff_history|>\n<|/edit_diff_history|>"
     )
-    edit = client.edit.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
-    assert edit.choices[0].message.content.startswith("```\nThe blue horses wait in")
+    for seed in SEEDS:
+        edit = client.edit.completions.create(
+            model="tiny", messages=[{"role": "user", "content": content}], extra_body={"seed": seed}
+        )
+        alone = mz.revise(engine, "The blue horses wait in seven garden.", CONTINUE, seed=seed).after
+        assert edit.choices[0].message.content == f"```\n{alone}\n```"
     questions = {
         "glad": {"type": "noul", "instructions": "Is Mia glad?"},
         "pet": {"type": "choice", "criteria": {"dog": None, "cat": "it purrs"}},
