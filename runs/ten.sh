@@ -2,18 +2,18 @@
 # The ten benchmarks of the founding table with one model, in all three decoders, and a report. Stopped, it goes on where it was.
 #
 #   runs/ten.sh [--items N|all] [--max-tokens N] [--model M] [--adapter A] [--decode "ar verified diffusion"]
-#               [--compute C] [--batch N] [--draft D] [--draft-length N] [--out DIR] [-- MORE]
+#               [--compute C] [--batch N] [--draft D] [--draft-length N] [--sets "NAME ..."] [--out DIR] [-- MORE]
 #
 # Real items are read from the folder that MEZZOTINT_EVALDATA names; where it has none, hand-made rows stand in and are marked. On a CPU a
 # seeded sample of 60 items and 512 new tokens is the default; --items all is the full run. MORE goes to every `mezzotint eval`.
 # --compute int8 is quicker; that verified is ar's text is promised in float32, and the report lists where it is not, with logit gaps.
-# --draft: what verified checks; int8 has no drafts of its own accord, and a run without any would compare ar with itself.
+# --sets: the ten and three relatives of theirs where nothing is said. --draft: what verified checks; int8 has no drafts of its own accord, and a run without any would compare ar with itself.
 # ten-stores.tar.xz beside this script holds what the default has answered so far (int8, --batch 30 --draft-length 2, the default's sample):
 #   mkdir -p evals/ten && tar xf runs/ten-stores.tar.xz -C evals/ten, then runs/ten.sh --compute int8 --batch 30 --draft-length 2 -- --patience 4
 set -euo pipefail
 cd "$(dirname "$0")/.."
 items=60 tokens=512 model=default adapter= decoders="ar verified diffusion" out=evals/ten
-compute=float32 batch=8 draft=fixed-point length=4
+compute=float32 batch=8 draft=fixed-point length=4 sets="ten bigcodebench-complete swebench-format bbeh-mini"
 while [ $# -gt 0 ]; do
   case $1 in
   --items) items=$2 ;;
@@ -25,9 +25,10 @@ while [ $# -gt 0 ]; do
   --batch) batch=$2 ;;
   --draft) draft=$2 ;;
   --draft-length) length=$2 ;;
+  --sets) sets=$2 ;;
   --out) out=$2 ;;
   --) shift && break ;;
-  *) echo "ten.sh: unknown option $1 (--items, --max-tokens, --model, --adapter, --decode, --compute, --batch, --draft, --draft-length, --out)" >&2 && exit 2 ;;
+  *) echo "ten.sh: unknown option $1 (--items, --max-tokens, --model, --adapter, --decode, --compute, --batch, --draft, --draft-length, --sets, --out)" >&2 && exit 2 ;;
   esac
   shift 2
 done
@@ -38,7 +39,8 @@ for decode in $decoders; do
   store=$out/$decode
   stores+=("$store")
   echo "== $decode"
-  $mezzotint eval ten bigcodebench-complete swebench-format bbeh-mini --fixtures --model "$model" ${adapter:+--adapter "$adapter"} --decode "$decode" \
+  # shellcheck disable=SC2086 # one word a set
+  $mezzotint eval $sets --fixtures --model "$model" ${adapter:+--adapter "$adapter"} --decode "$decode" \
     --compute "$compute" --batch "$batch" --draft "$draft" --draft-length "$length" --items "$items" --max-tokens "$tokens" --out "$store" "$@"
 done
 note="commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -1), $(nproc) cores"
