@@ -7,7 +7,8 @@
 # Real items are read from the folder that MEZZOTINT_EVALDATA names; where it has none, hand-made rows stand in and are marked. On a CPU a
 # seeded sample of 60 items and 512 new tokens is the default; --items all is the full run. MORE goes to every `mezzotint eval`.
 # --compute int8 is quicker; that verified is ar's text is promised in float32, and the report lists where it is not, with logit gaps.
-# --sets: the ten and three relatives of theirs where nothing is said. --draft: what verified checks; int8 has no drafts of its own accord, and a run without any would compare ar with itself.
+# --sets: the ten and three relatives of theirs where nothing is said. --draft: what verified checks; int8 has no drafts of its own
+# accord, and a run without any would compare ar with itself.
 # ten-stores.tar.xz beside this script holds what the default has answered so far (int8, --batch 30 --draft-length 2, the default's sample):
 #   mkdir -p evals/ten && tar xf runs/ten-stores.tar.xz -C evals/ten, then runs/ten.sh --compute int8 --batch 30 --draft-length 2 -- --patience 4
 set -euo pipefail
