@@ -44,5 +44,5 @@ for decode in $decoders; do
   $mezzotint eval $sets --fixtures --model "$model" ${adapter:+--adapter "$adapter"} --decode "$decode" \
     --compute "$compute" --batch "$batch" --draft "$draft" --draft-length "$length" --items "$items" --max-tokens "$tokens" --out "$store" "$@"
 done
-note="commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -1), $(nproc) cores"
+note="commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -1), $(getconf _NPROCESSORS_ONLN) cores"
 $mezzotint eval-report "${stores[@]}" --gaps --model "$model" ${adapter:+--adapter "$adapter"} --compute "$compute" --note "$note" --out "$out/report" --title "The ten benchmarks: $model${adapter:+ with $adapter}"

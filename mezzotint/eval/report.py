@@ -39,7 +39,7 @@ def percent(result: TaskResult) -> str:
         return f"fixture: {sum(v == 1 for v in result.items.values())} of {len(result.items)}"
     error = f" ± {100 * result.error:.1f}"
     if math.isnan(result.error) or result.error == 0:
-        error = " ({:.0f} to {:.0f})".format(*(100 * end for end in result.interval))
+        error = " ({:.0f} to {:.0f})".format(*(abs(100 * end) for end in result.interval))  # no -0
     return f"{100 * result.score:.1f}{error}"
 
 

@@ -17,19 +17,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.draws import Draws
 from mezzotint.edit.ask import Report, silent
 from mezzotint.edit.infill import Blanks, blanks_of, fit
 from mezzotint.edit.repair import can_repair
 from mezzotint.engine.engine import Engine
 from mezzotint.live.document import Place
-from mezzotint.live.heard import Heard
+from mezzotint.live.heard import LONGEST as BACK
+from mezzotint.live.heard import Healing, Spelled, taken_back
 from mezzotint.model.visibility import CLEAN, Places, branches
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import POLICIES
@@ -72,16 +74,30 @@ class Behind(Blanks):
         return self.held.fork([0] * count, capacity=self.start + passes * width)
 
 
-class _Written(NamedTuple):
-    """laws: logits `[V]` of each call's answers, one for each id and perhaps for what followed the last."""
+@dataclass
+class _Written:
+    """What was written left to right. due: bytes that its first ids spell again. laws: logits `[V]`, one for each id and perhaps
+    for some that followed the last."""
 
-    ids: list[int]
-    laws: list[Tensor]
-    calls: int
+    tokenizer: Tokenizer
+    due: bytes
+    ids: list[int] = field(default_factory=list)
+    laws: list[Tensor] = field(default_factory=list)
+    calls: int = 0
 
     def said(self, at: int, token: int) -> float:
         """log p of a token behind the first `at` ids, in nats."""
         return float(self.laws[at].float().log_softmax(-1)[token])
+
+    def text(self, count: int | None = None) -> str:
+        """What the first ids, or all, say behind what was due."""
+        spelled = self.tokenizer.decode_bytes(self.ids[:count])[len(self.due) :]
+        return spelled.decode("utf-8", "replace").rstrip("\ufffd")
+
+    def behind(self) -> int:
+        """How many ids say something behind what was due."""
+        spelled = itertools.accumulate(len(self.tokenizer.token_bytes(id)) for id in self.ids)
+        return sum(total > len(self.due) for total in spelled)
 
 
 class Completer:
@@ -92,6 +108,7 @@ class Completer:
         self.engine = engine
         self._cache: Any = None
         self._read: list[int] = []
+        self._spelled = Spelled(engine.tokenizer)
 
     def way(self, place: Place) -> str:
         """canvas or causal."""
@@ -178,33 +195,32 @@ class Completer:
     def _causal(
         self, place: Place, draft: str, one_line: bool, lengths: Sequence[int], seed: int, report: Report
     ) -> Suggestion | None:
-        room = SPARE - CUTS * FITTED - DRAFTED - 2
+        room = SPARE - CUTS * FITTED - DRAFTED - BACK - 2
         most = max(1, min(lengths[-1], self.engine.denoiser.config.max_length // 4, room))
-        place = self._sides(place, self.engine.denoiser.config.max_length - most - DRAFTED - FITTED - 8)
-        spaced = place.left.endswith(" ") and bool(place.left.strip()) and not place.left.endswith(("  ", "\n "))
-        prompt = self.engine.tokenizer.encode(place.left[:-1] if spaced else place.left)
-        prompt = prompt or list(self.engine.tokenizer.eos_ids[:1])
+        place = self._sides(place, self.engine.denoiser.config.max_length - most - BACK - DRAFTED - FITTED - 8)
+        tokenizer = self.engine.tokenizer
+        prompt, due = tokenizer.encode(place.left), b""
+        if len(prompt) > 1 or tokenizer.eos_ids:
+            back = taken_back(tokenizer, prompt)
+            due = b"".join(map(tokenizer.token_bytes, prompt[len(prompt) - back :]))
+            prompt = prompt[: len(prompt) - back] or list(tokenizer.eos_ids[:1])
         if not prompt:
             return None
         self._hold(prompt[:-1], report)
         try:
-            written = self._write(prompt, " " + draft if spaced and draft else draft, one_line, most, seed, report)
-            text, calls = self._text(written.ids), written.calls
-            if not written.ids or (spaced and not text.startswith(" ")):
-                return None  # nothing, or it went on in the middle of the word before
-            count = len(written.ids)
+            written = self._write(prompt, due, draft, one_line, most, seed, report)
+            if not written.text():
+                return None
+            count, calls = len(written.ids), written.calls
             if place.right.strip():
                 count, calls = self._cut(prompt, written, place.right), calls + 1
         finally:
             self._cache.truncate([len(prompt) - 1])
-        text = self._text(written.ids[:count])
+        text = written.text(count)
         if one_line:
             text = text.partition("\n")[0] if text.lstrip("\n") == text else text
         sure = math.exp(sum(written.said(n, token) for n, token in enumerate(written.ids[:count])) / count)
-        return Suggestion(text[1:] if spaced else text, sure, "causal", calls)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return self.engine.tokenizer.decode(ids).rstrip("\ufffd")
+        return Suggestion(text, sure, "causal", calls)
 
     def _hold(self, ids: list[int], report: Report) -> None:
         """Have the cache hold exactly these; what it holds already is not read again."""
@@ -221,31 +237,41 @@ class Completer:
             self.engine.denoiser.read(torch.tensor([part]), torch.tensor([len(part)]), self._cache)
             self._read = ids[: first + len(part)]
 
-    def _write(self, prompt: list[int], draft: str, one_line: bool, most: int, seed: int, report: Report) -> _Written:
-        """Ids up to the end of the line or of the text. The cache holds all of them but the last."""
-        engine, ids, laws, calls = self.engine, list[int](), list[Tensor](), 0
+    def _write(
+        self, prompt: list[int], due: bytes, draft: str, one_line: bool, most: int, seed: int, report: Report
+    ) -> _Written:
+        """Ids that spell `due`, up to the end of the line or of the text behind it. The cache holds all of them but the last."""
+        engine, written = self.engine, _Written(self.engine.tokenizer, due)
+        drafted = engine.tokenizer.encode(due.decode("utf-8", "ignore") + draft) if draft else []
         drafter: Drafter | None = None
-        if drafted := engine.tokenizer.encode(draft):
+        if drafted:
             drafter = GivenText(drafted, [len(prompt)], careful=not engine.denoiser.wide_calls_pay)
         elif engine.denoiser.wide_calls_pay:
             drafter = PreviousIterate(engine.denoiser.config.vocab_size)
         banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
-        heard, length = Heard(engine.denoiser), 0 if drafter is None else DRAFTED if drafted else GUESSED
+        heard, length = (
+            Healing(engine.denoiser, self._spelled, due),
+            0 if drafter is None else DRAFTED if drafted else GUESSED,
+        )
         loop = Verified(heard, drafter, length, stop_ids=engine.stop_ids, banned=banned)
-        for frame in loop.frames([prompt], most, Draws.of(seed), cache=self._cache):
+        ids = written.ids
+        for frame in loop.frames([prompt], most + BACK, Draws.of(seed), cache=self._cache):
             new = frame.tokens[: frame.committed]
             assert heard.logits is not None
-            calls, ids, laws = calls + frame.calls, ids + new, [*laws, *heard.logits[0, : len(new)]]
+            heard.wrote(new)
+            written.calls += frame.calls
+            written.laws += heard.logits[0, : len(new)]
+            ids += new
             report("writing", len(ids), most)
-            if one_line and "\n" in self._text(ids).lstrip("\n"):
+            if (one_line and "\n" in written.text().lstrip("\n")) or written.behind() >= most:
                 break
-        while ids and ids[-1] in engine.stop_ids:
+        while ids and (ids[-1] in engine.stop_ids or written.behind() > most):
             ids.pop()
         if one_line:
-            while ids and "\n" in self._text(ids[:-1]).lstrip("\n"):
+            while ids and "\n" in written.text(len(ids) - 1).lstrip("\n"):
                 ids.pop()
         self._cache.truncate([len(prompt) + max(len(ids) - 1, 0)])
-        return _Written(ids, laws, calls)
+        return written
 
     def _cut(self, prompt: list[int], written: _Written, right: str) -> int:
         """How many of the written ids the text on the right stands best behind, by one call over its beginning.
@@ -255,7 +281,7 @@ class Completer:
         """
         after = self.engine.tokenizer.encode(right)[:FITTED]
         whole = len(written.ids)
-        soon = sorted(self._ends(written.ids), key=lambda cut: _long(cut) - written.said(cut, after[0]))
+        soon = sorted(self._ends(written), key=lambda cut: _long(cut) - written.said(cut, after[0]))
         cuts = [*soon[: CUTS - 1], whole]
         tokens = torch.tensor([[written.ids[cut - 1], *after[:-1]] for cut in cuts])
         first = len(prompt) - 1 + torch.tensor(cuts)[:, None]
@@ -267,11 +293,11 @@ class Completer:
         worth = laws.gather(-1, torch.tensor(after).expand(len(cuts), -1)[..., None]).sum((1, 2)).tolist()
         return max(zip(worth, cuts, strict=True), key=lambda pair: (pair[0] - _long(pair[1]), -pair[1]))[1]
 
-    def _ends(self, ids: Sequence[int]) -> list[int]:
-        """Where a word of `ids` ends, their own end left out."""
-        bytes_of = self.engine.tokenizer.token_bytes
+    def _ends(self, written: _Written) -> list[int]:
+        """Where a word of what was written ends, the end left out."""
+        bytes_of, ids = self.engine.tokenizer.token_bytes, written.ids
         inside = [bytes_of(a)[-1:].isalnum() and bytes_of(b)[:1].isalnum() for a, b in itertools.pairwise(ids)]
-        return [n for n, within in enumerate(inside, 1) if not within]
+        return [n for n, within in enumerate(inside, 1) if not within and written.text(n)]
 
 
 def _long(length: int) -> float:

@@ -6,6 +6,7 @@ import pytest
 
 import mezzotint as mz
 from mezzotint.live.complete import Completer, Place
+from mezzotint.live.heard import Spelled, taken_back
 from mezzotint.live.work import Cancelled
 
 LEFT, RIGHT = "The blue horses ", " in the garden. They jump.\n"
@@ -53,6 +54,38 @@ def test_left_to_right_a_draft_saves_calls_and_changes_nothing(tiny):
     assert again.calls < plain.calls
     greedy = tiny.generate(mz.Request(LEFT.rstrip(), raw=True, decode="ar", max_tokens=24))[0].text
     assert greedy.startswith(" " + plain.text)
+
+
+@pytest.mark.parametrize("left", ["The blue ho", "The blue hor", "The blue hors", "Mia has a dog.\nThe blue horse"])
+def test_a_token_that_was_cut_off_is_finished(causal, left):
+    """What is typed so far need not end where a token ends; drafts change nothing in that."""
+    completer = Completer(causal)
+    made = completer.complete(Place(left, ""))
+    assert (left + made.text).rpartition("\n")[2].startswith("The blue horse"), made
+    again = completer.complete(Place(left, ""), draft=made.text)
+    assert again.text == made.text and again.calls < made.calls
+    assert completer.complete(Place(left, ""), draft="no such thing").text == made.text
+
+
+def test_a_space_more_or_less_changes_no_words(causal):
+    completer = Completer(causal)
+    for left in ("The blue", "The blue horses run in the", "Mia has a dog. Tom has a"):
+        assert completer.complete(Place(left, "")).text == " " + completer.complete(Place(f"{left} ", "")).text
+
+
+def test_ids_that_spell_what_is_due(tiny):
+    spelled, known = Spelled(tiny.tokenizer), tiny.tokenizer.spellings()
+    for due in (b" ", b"\n", b" hor", b"gar", b" no token begins so"):
+        allowed = spelled.allowed(due).tolist()
+        assert allowed == sorted(set(allowed)) and allowed
+        begun = [id for id, text in enumerate(known) if text and text.startswith(due)]
+        assert set(begun) <= set(allowed) and (begun == allowed or due.isspace() or not begun)
+        for id in allowed:
+            assert known[id].startswith(due) or due.startswith(known[id])
+            assert spelled.after(due, id) == due[len(known[id]) :]
+    ids = tiny.tokenizer.encode
+    assert taken_back(tiny.tokenizer, ids("The blue hors")) == len(ids(" hors")) > 1
+    assert taken_back(tiny.tokenizer, ids("The dog.")) == 1 and taken_back(tiny.tokenizer, []) == 0
 
 
 def test_left_to_right_is_cut_where_the_right_side_stands_best(causal):
