@@ -9,8 +9,8 @@
 # --compute int8 is quicker; that verified is ar's text is promised in float32, and the report lists where it is not, with logit gaps.
 # --sets: the ten and three relatives of theirs where nothing is said. --draft: what verified checks; int8 has no drafts of its own
 # accord, and a run without any would compare ar with itself.
-# ten-stores.tar.xz beside this script holds what the default has answered so far (int8, --batch 30 --draft-length 2, the default's sample):
-#   mkdir -p evals/ten && tar xf runs/ten-stores.tar.xz -C evals/ten, then runs/ten.sh --compute int8 --batch 30 --draft-length 2 -- --patience 4
+# ten-stores.tar.xz beside this script holds what the default has answered (int8, --batch 30 --draft-length 2; diffusion without swebench-format):
+#   mkdir -p evals/ten && tar xf runs/ten-stores.tar.xz -C evals/ten, then runs/ten.sh --compute int8 --batch 30 --draft-length 2 -- --patience 4 goes on
 set -euo pipefail
 cd "$(dirname "$0")/.."
 items=60 tokens=512 model=default adapter= decoders="ar verified diffusion" out=evals/ten
