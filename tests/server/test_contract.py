@@ -88,7 +88,8 @@ def test_the_openapi_file_is_kept_to(engine, full):
     with live.running(engine, max_tokens=2) as (base, _):
         schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
         operations = [found.ok() for found in schema.get_all_operations()]
-        each = -(-(20_000 if full else 60) // len(operations))
+        varied = [o for o in operations if o.body or o.query or o.path_parameters]  # the others have one case each
+        each = -(-(20_000 if full else 60) // len(varied))
         asked = Counter()
         with requests.Session() as session:
             for operation in operations:
