@@ -249,10 +249,8 @@ class Completer:
         elif engine.denoiser.wide_calls_pay:
             drafter = PreviousIterate(engine.denoiser.config.vocab_size)
         banned = tuple(set(engine.tokenizer.specials.values()) - engine.stop_ids)
-        heard, length = (
-            Healing(engine.denoiser, self._spelled, due),
-            0 if drafter is None else DRAFTED if drafted else GUESSED,
-        )
+        length = 0 if drafter is None else DRAFTED if drafted else GUESSED
+        heard = Healing(engine.denoiser, self._spelled, due)
         loop = Verified(heard, drafter, length, stop_ids=engine.stop_ids, banned=banned)
         ids = written.ids
         for frame in loop.frames([prompt], most + BACK, Draws.of(seed), cache=self._cache):

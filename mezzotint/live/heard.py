@@ -17,6 +17,8 @@ from torch import Tensor
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.shapes import Tokens
 
+LONGEST = 8  # tokens that are taken back
+
 
 class Heard:
     """A denoiser that remembers what it said last: `[B, T, V]` logits."""
@@ -32,9 +34,6 @@ class Heard:
         said = self.denoiser.read(tokens, counts, cache, every)
         self.logits = said.logits
         return said
-
-
-LONGEST = 8  # tokens of white space that are taken back
 
 
 def taken_back(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
