@@ -229,7 +229,7 @@ def test_many_of_one_key_do_not_hold_up_one_of_another(engine):
     """S30: a hundred at once, in a process of their own, beside one at a time, whose requests last many passes: one that had
     begun before is waited for."""
     body = {"prompt": "Mia has", "max_tokens": 60, "decode": "ar", "seed": 1}
-    number, times = (100, 20) if FULL else (20, 3)
+    number, times = (100, 100) if FULL else (20, 3)
 
     def single(base):
         took = []
@@ -251,9 +251,10 @@ def test_many_of_one_key_do_not_hold_up_one_of_another(engine):
         time.sleep(1.0)
         beside = single(base)
         statuses = json.loads(others.communicate("", timeout=300)[0])
-    p95 = [times_[int(len(times_) * 0.95)] for times_ in (alone, beside)]
+    p95, p50 = ([some[int(len(some) * share)] for some in (alone, beside)] for share in (0.95, 0.5))
     print(
-        f"\nP95 {p95[0] * 1000:.0f} ms alone, {p95[1] * 1000:.0f} ms beside {number}; {statuses.count(200)} of them answered"
+        f"\nP95 {p95[0] * 1000:.0f} ms alone, {p95[1] * 1000:.0f} ms beside {number}; P50 {p50[0] * 1000:.0f} and "
+        f"{p50[1] * 1000:.0f} ms; {statuses.count(200)} of them answered"
     )
     assert set(statuses) <= {200, 429} and statuses.count(200) > 0
     assert not FULL or p95[1] <= 2 * p95[0]
