@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 
 import mezzotint as mz
 
-PAIRS, SECONDS = 40, 30.0  # at most
+PAIRS, SECONDS = 60, 60.0  # at most
 MODEL = os.environ.get("MEZZOTINT_TEST_MODEL", "tiny")
 CLIENT = """
 import http.client, json, sys, time
@@ -40,8 +41,8 @@ def one_thread():
 @pytest.mark.parametrize("decode", ["ar", "verified", "diffusion"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_server_costs_three_per_cent_or_five_milliseconds(decode, stream):
-    """The best of many pairs, one after the other: what else runs on the machine only ever adds. The client is a process of its
-    own: what it costs to read an answer is not the server's cost."""
+    """The middle of the differences of many pairs, one after the other, since a machine's pace drifts. The client is a process of
+    its own: what it costs to read an answer is not the server's cost."""
     engine = mz.Engine(mz.load(MODEL), compute=os.environ.get("MEZZOTINT_TEST_COMPUTE", "float32"))
     body = json.dumps({"prompt": "Mia has", "max_tokens": 64, "decode": decode, "seed": 1, "stream": stream})
     request = mz.Request("Mia has", raw=True, max_tokens=64, decode=decode, seed=1)
@@ -62,8 +63,7 @@ def test_the_server_costs_three_per_cent_or_five_milliseconds(decode, stream):
             served.append(seconds)
             assert status == 200 and (stream or json.loads(said)["choices"][0]["text"] == text)
         client.communicate(timeout=30)
-    best, whole = min(bare), min(served)
-    print(
-        f"\n{decode}, stream {stream}: {best * 1000:.1f} ms bare, {whole * 1000:.1f} ms served, {(whole - best) * 1000:+.1f} ms"
-    )
-    assert whole - best <= max(0.03 * best, 0.005)
+    usual = statistics.median(bare)
+    more = statistics.median(b - a for a, b in zip(bare, served, strict=True))
+    print(f"\n{decode}, stream {stream}: {usual * 1000:.1f} ms bare, {more * 1000:+.1f} ms served, {len(bare)} pairs")
+    assert more <= max(0.03 * usual, 0.005)
