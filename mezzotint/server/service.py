@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse
 import mezzotint
 from mezzotint.edit.infill import Infilled
 from mezzotint.engine.engine import Engine
+from mezzotint.engine.request import Scores
+from mezzotint.sampler.trace import Frame
 from mezzotint.server.answers import Answer, Piece
 from mezzotint.server.errors import ApiError, of
 from mezzotint.server.metrics import Metrics
@@ -92,7 +94,7 @@ class Service:
 
     async def decode(self, request: Request, body: Sampling, answer: Answer, snapshots: bool = False) -> Response:
         """Queue the rows of an answer, and give it whole or as a stream."""
-        stream = self.queued(answer, patient=not (body.stream or snapshots or body.stop))
+        stream = self.queued(answer, not (body.stream or snapshots or body.stop), snapshots)
         if body.stream or snapshots:
             return self.streamed(request, body, answer, answer.pieces(stream, snapshots), stream)
         return JSONResponse(await self.whole(request, answer, stream))
@@ -101,9 +103,11 @@ class Service:
         """An order, made off the event loop: it tokenises."""
         return await asyncio.to_thread(make, self.engine_for(body), body, most)
 
-    def queued(self, answer: Answer, patient: bool = False) -> Stream[Any]:
-        """patient: nobody reads it before it is whole, nor does a stop string end it."""
-        return self.worker.generate(answer.order.requests, min(self.settings.deadline, answer.order.seconds), patient)
+    def queued(self, answer: Answer, patient: bool = False, snapshots: bool = False) -> Stream[Any]:
+        """patient: nobody reads it before it is whole, nor does a stop string end it. snapshots: each call is shown."""
+        asleep = () if answer.filmed or snapshots else (Frame, Scores)
+        seconds = min(self.settings.deadline, answer.order.seconds)
+        return self.worker.generate(answer.order.requests, seconds, patient, asleep)
 
     async def whole(self, request: Request, answer: Answer, stream: Stream[Any]) -> dict[str, Any]:
         async with watched(request.receive, stream):

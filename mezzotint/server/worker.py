@@ -32,11 +32,14 @@ class Stream(Job[T], Generic[T]):
 
     Reading raises Cancelled, the work's own error, or ApiError once the deadline is over. at: `time.monotonic()` when the item
     that was read last came out of the work. patient: nobody needs an item before the last; the loop is woken for that alone.
+    asleep: kinds of items that can wait for the next of another kind: to wake the loop costs the work its core.
     """
 
-    def __init__(self, seconds: float, ended: Callable[[Stream[T]], None], patient: bool = False) -> None:
+    def __init__(
+        self, seconds: float, ended: Callable[[Stream[T]], None], patient: bool = False, asleep: tuple[type, ...] = ()
+    ) -> None:
         super().__init__()
-        self._loop, self._ended, self._patient = asyncio.get_running_loop(), ended, patient
+        self._loop, self._ended, self._patient, self._asleep = asyncio.get_running_loop(), ended, patient, asleep
         self._items: deque[tuple[float, T | Exception | End]] = deque()
         self._some = asyncio.Event()
         self._seconds, self._deadline = seconds, self._loop.time() + seconds
@@ -84,7 +87,7 @@ class Stream(Job[T], Generic[T]):
         if last:
             self._ended(self)
         self._items.append((time.monotonic(), item))
-        if last or not self._patient:
+        if last or not (self._patient or isinstance(item, self._asleep)):
             with suppress(RuntimeError):  # the loop has closed: nobody reads
                 self._loop.call_soon_threadsafe(self._some.set)
 
@@ -131,9 +134,13 @@ class Worker:
             raise busy(503, "the model is not loaded yet", "model_not_ready", 5)
         return self.engine
 
-    def generate(self, requests: Sequence[Request], seconds: float, patient: bool = False) -> Stream[Event]:
-        """Decode requests, each event with the row it is of. patient: see `Stream`. Raises ApiError when the queue is full."""
-        return self._submit([Scheduler.decoding(request) for request in requests], seconds, patient=patient)
+    def generate(
+        self, requests: Sequence[Request], seconds: float, patient: bool = False, asleep: tuple[type, ...] = ()
+    ) -> Stream[Event]:
+        """Decode requests, each event with the row it is of. patient, asleep: see `Stream`. Raises ApiError when the queue is
+        full."""
+        works = [Scheduler.decoding(request) for request in requests]
+        return self._submit(works, seconds, patient=patient, asleep=asleep)
 
     def call(self, function: Callable[[Engine, Report], T], seconds: float) -> Stream[T]:
         """Anything else: a stream of its one result. The function calls its `Report` between steps. Raises as above."""
@@ -144,8 +151,9 @@ class Worker:
         return self._submit([function], seconds, numbered=False)
 
     def _submit(
-        self, works: Sequence[Work[T]], seconds: float, numbered: bool = True, patient: bool = False
-    ) -> Stream[T]:
+        self, works: Sequence[Work[T]], seconds: float, numbered: bool = True, patient: bool = False,
+        asleep: tuple[type, ...] = (),
+    ) -> Stream[T]:  # fmt: skip
         self.ready()
         assert self.scheduler is not None
         asks, whose, most, count = client.get(), "", self._limit, self.num_waiting
@@ -154,7 +162,7 @@ class Worker:
         if count >= most:
             message = f"{most} requests{whose} are waiting, which is the most; try again later"
             raise busy(429, message, "queue_full", self._mean * most)
-        stream: Stream[T] = Stream(seconds, self._over, patient)
+        stream: Stream[T] = Stream(seconds, self._over, patient, asleep)
         self._live.add(stream)
         self.scheduler.add(stream, works, numbered, asks)
         return stream

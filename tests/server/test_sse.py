@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from mezzotint.engine.scheduler import End
 from mezzotint.server.sse import EventStream, event, watched
-from mezzotint.server.worker import Cancelled
+from mezzotint.server.worker import Cancelled, Stream
 
 
 class Work:
@@ -66,3 +67,22 @@ def test_what_is_watched_ends_with_its_client():
                 raise KeyError
 
     asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_what_can_wait_wakes_nobody(monkeypatch):
+    """Items of a kind that is asleep are read with the next of another, in order; the loop is woken for that one alone."""
+
+    async def read():
+        stream = Stream(5, lambda stream: None, asleep=(int,))
+        woken, wake = [], stream._loop.call_soon_threadsafe
+        monkeypatch.setattr(stream._loop, "call_soon_threadsafe", lambda call: (woken.append(1), wake(call)))
+        for item in (1, 2, "a", 3):
+            stream.put(item)
+        assert len(woken) == 1
+        seen = [await anext(stream) for _ in range(4)]
+        stream.put(4)
+        assert len(woken) == 1
+        stream.put(End())
+        return [*seen, *[item async for item in stream]], len(woken)
+
+    assert asyncio.run(read()) == ([1, 2, "a", 3, 4], 2)
