@@ -42,6 +42,9 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 64,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    interval_ms: Annotated[
+        float, typer.Option(help="Milliseconds between two pieces of a stream at least; 0 sends each as it is made.")
+    ] = 25.0,
     remote: Remotes = None,
     transcriber: Annotated[
         str, typer.Option(help="What hears speech: pocketsphinx, or a plug-in as for transcribe.")
@@ -75,6 +78,7 @@ def serve(
         queue=queue,
         max_tokens=max_tokens,
         deadline=deadline,
+        interval=interval_ms / 1000,
         remotes=tuple(remote or ()),
         transcriber=transcriber,
     )

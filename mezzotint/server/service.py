@@ -105,9 +105,10 @@ class Service:
 
     def queued(self, answer: Answer, patient: bool = False, snapshots: bool = False) -> Stream[Any]:
         """patient: nobody reads it before it is whole, nor does a stop string end it. snapshots: each call is shown."""
-        asleep = () if answer.filmed or snapshots else (Frame, Scores)
         seconds = min(self.settings.deadline, answer.order.seconds)
-        return self.worker.generate(answer.order.requests, seconds, patient, asleep)
+        if answer.filmed or snapshots:
+            return self.worker.generate(answer.order.requests, seconds)
+        return self.worker.generate(answer.order.requests, seconds, patient, (Frame, Scores), self.settings.interval)
 
     async def whole(self, request: Request, answer: Answer, stream: Stream[Any]) -> dict[str, Any]:
         async with watched(request.receive, stream):

@@ -26,8 +26,8 @@ class Settings:
     """name: of the model, for clients. preview_port: of the playground's previews, 0 any. queue: requests that may wait.
     max_tokens: longest answer. Seconds: deadline of a request, grace of a shutdown, receive for a request to arrive,
     patience with a slow reader. remotes: models elsewhere that the playground may ask. audio_bytes: of a recording.
-    transcriber: what hears (`live/transcribe.py`). Raises ValueError for values out of
-    range, and for an open address without a key.
+    transcriber: what hears (`live/transcribe.py`). interval: seconds between two pieces of a stream at least.
+    Raises ValueError for values out of range, and for an open address without a key.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +42,7 @@ class Settings:
     grace: float = 30.0
     receive: float = 10.0
     patience: float = 30.0
+    interval: float = 0.025
     preview_port: int = 0
     remotes: tuple[str, ...] = ()
     transcriber: str = "pocketsphinx"
@@ -53,6 +54,8 @@ class Settings:
         for field in ("queue", "max_tokens", "body_bytes", "audio_bytes", "deadline", "grace", "receive", "patience"):
             if not (value := getattr(self, field)) > 0:
                 raise ValueError(f"{field} is {value}; it must be more than 0")
+        if not 0 <= self.interval <= 10:
+            raise ValueError(f"interval is {self.interval}; it must lie between 0 and 10 seconds")
         if any(not key.strip() for key in self.keys):
             raise ValueError("an API key is empty")
         if not self.keys and not self.local:

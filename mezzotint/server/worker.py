@@ -8,6 +8,7 @@ async for item in stream            <- items <-   looks between steps which were
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -32,13 +33,16 @@ class Stream(Job[T], Generic[T]):
 
     Reading raises Cancelled, the work's own error, or ApiError once the deadline is over. at: `time.monotonic()` when the item
     that was read last came out of the work. patient: nobody needs an item before the last; the loop is woken for that alone.
-    asleep: kinds of items that can wait for the next of another kind: to wake the loop costs the work its core.
+    asleep: kinds of items that can wait for the next of another kind. interval: seconds between two times that the loop is
+    woken, at least: that costs the work its core. An item that came too soon is read when the work makes another after them.
     """
 
     def __init__(
-        self, seconds: float, ended: Callable[[Stream[T]], None], patient: bool = False, asleep: tuple[type, ...] = ()
-    ) -> None:
+        self, seconds: float, ended: Callable[[Stream[T]], None], patient: bool = False, asleep: tuple[type, ...] = (),
+        interval: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self._interval, self._woken, self._late = interval, -math.inf, False
         self._loop, self._ended, self._patient, self._asleep = asyncio.get_running_loop(), ended, patient, asleep
         self._items: deque[tuple[float, T | Exception | End]] = deque()
         self._some = asyncio.Event()
@@ -86,8 +90,11 @@ class Stream(Job[T], Generic[T]):
         last = isinstance(item, (Exception, End))
         if last:
             self._ended(self)
-        self._items.append((time.monotonic(), item))
-        if last or not (self._patient or isinstance(item, self._asleep)):
+        now = time.monotonic()
+        self._items.append((now, item))
+        self._late |= not (self._patient or isinstance(item, self._asleep))
+        if last or (self._late and now - self._woken >= self._interval):
+            self._woken, self._late = now, False
             with suppress(RuntimeError):  # the loop has closed: nobody reads
                 self._loop.call_soon_threadsafe(self._some.set)
 
@@ -135,12 +142,13 @@ class Worker:
         return self.engine
 
     def generate(
-        self, requests: Sequence[Request], seconds: float, patient: bool = False, asleep: tuple[type, ...] = ()
-    ) -> Stream[Event]:
-        """Decode requests, each event with the row it is of. patient, asleep: see `Stream`. Raises ApiError when the queue is
-        full."""
+        self, requests: Sequence[Request], seconds: float, patient: bool = False, asleep: tuple[type, ...] = (),
+        interval: float = 0.0,
+    ) -> Stream[Event]:  # fmt: skip
+        """Decode requests, each event with the row it is of. patient, asleep, interval: see `Stream`. Raises ApiError when the
+        queue is full."""
         works = [Scheduler.decoding(request) for request in requests]
-        return self._submit(works, seconds, patient=patient, asleep=asleep)
+        return self._submit(works, seconds, True, patient, asleep, interval)
 
     def call(self, function: Callable[[Engine, Report], T], seconds: float) -> Stream[T]:
         """Anything else: a stream of its one result. The function calls its `Report` between steps. Raises as above."""
@@ -152,7 +160,7 @@ class Worker:
 
     def _submit(
         self, works: Sequence[Work[T]], seconds: float, numbered: bool = True, patient: bool = False,
-        asleep: tuple[type, ...] = (),
+        asleep: tuple[type, ...] = (), interval: float = 0.0,
     ) -> Stream[T]:  # fmt: skip
         self.ready()
         assert self.scheduler is not None
@@ -162,7 +170,7 @@ class Worker:
         if count >= most:
             message = f"{most} requests{whose} are waiting, which is the most; try again later"
             raise busy(429, message, "queue_full", self._mean * most)
-        stream: Stream[T] = Stream(seconds, self._over, patient, asleep)
+        stream: Stream[T] = Stream(seconds, self._over, patient, asleep, interval)
         self._live.add(stream)
         self.scheduler.add(stream, works, numbered, asks)
         return stream
