@@ -96,7 +96,10 @@ def block_frames(
         canvas = Canvas.blank(sampler.process, cache.lengths, width, here, lock)
         canvas.valid = torch.arange(width) < torch.tensor(rooms)[:, None]
         if sampler.decoding.first_from_commit and cache.ahead is not None:
-            _begin(canvas, cache.ahead, sampler)
+            ahead = cache.ahead
+            if guide is not None:  # what the format does not allow cannot be first
+                ahead = guide.masked(ahead[:, None], active, torch.zeros(len(active), 0, dtype=torch.int64))[:, 0]
+            _begin(canvas, ahead, sampler)
         starts = cache.lengths.tolist()
         shape = None if guide is None else CanvasGuide(guide, active)
         for step in sampler.steps(canvas, cache, here, shape):

@@ -56,7 +56,9 @@ def test_every_answer_is_valid(wild, schema, way, temperature, seed, spare):
     assert satisfies(reply.text, schema)
 
 
-@pytest.mark.parametrize("policy", POLICIES if FULL else ("entropy", "ancestral", "diffusion-gemma", "editing", "wino"))
+@pytest.mark.parametrize(
+    "policy", POLICIES if FULL else ("entropy", "ancestral", "diffusion-gemma", "editing", "wino", "nemotron")
+)
 def test_every_policy_keeps_a_format(engine, policy):
     form = mz.Regex(r'\{"a": "[a-z ]{1,6}", "b": (true|false), "c": [1-9][0-9]?\}')
     reply = ask(engine, form, decode="diffusion", policy=policy, seed=1, max_tokens=40)
