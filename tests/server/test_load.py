@@ -4,7 +4,9 @@ The engine's steps are held up by a pause, so that what is measured is the serve
 """
 
 import asyncio
+import http.client
 import itertools
+import json
 import os
 import random
 import threading
@@ -220,12 +222,18 @@ def test_a_name_is_no_path(base, count):
     """S14: whatever is asked for, it is 404 and the answer does not repeat it."""
     parts = ["..", "%2e%2e", "etc", "passwd", "\\\\host", "C:", "dev", "null", "%00", "~", "proc", "self", "tiny.gguf"]
     rng = random.Random(3)
-    with httpx.Client(base_url=base) as client:
-        for _, path in zip(range(count(2000)), itertools.cycle(("/v1/models/", "/v1/traces/", "model")), strict=False):
-            name = "/".join(rng.choices(parts, k=rng.randrange(1, 6)))
-            if path == "model":
-                answer = client.post("/v1/completions", json={"prompt": "a", "model": name, "max_tokens": 1})
-            else:
-                answer = client.get(path + name)
-            assert answer.status_code in (404, 400), name
-            assert answer.json()["error"]["message"] and "passwd" not in answer.text and "host" not in answer.text
+    link = http.client.HTTPConnection(
+        base.removeprefix("http://"), timeout=30
+    )  # it sends a path as it is, ".." and all
+    for _, path in zip(range(count(2000)), itertools.cycle(("/v1/models/", "/v1/traces/", "model")), strict=False):
+        name = "/".join(rng.choices(parts, k=rng.randrange(1, 6)))
+        if path == "model":
+            body = json.dumps({"prompt": "a", "model": name, "max_tokens": 1})
+            link.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        else:
+            link.request("GET", path + name)
+        answer = link.getresponse()
+        text = answer.read().decode()
+        assert answer.status in (404, 400), (path, name)
+        assert json.loads(text)["error"]["message"] and "passwd" not in text and "host" not in text
+    link.close()
