@@ -44,7 +44,7 @@ def serve(
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
     interval_ms: Annotated[
         float, typer.Option(help="Milliseconds between two pieces of a stream at least; 0 sends each as it is made.")
-    ] = 25.0,
+    ] = 50.0,
     remote: Remotes = None,
     transcriber: Annotated[
         str, typer.Option(help="What hears speech: pocketsphinx, or a plug-in as for transcribe.")

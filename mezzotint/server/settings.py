@@ -42,7 +42,7 @@ class Settings:
     grace: float = 30.0
     receive: float = 10.0
     patience: float = 30.0
-    interval: float = 0.025
+    interval: float = 0.05
     preview_port: int = 0
     remotes: tuple[str, ...] = ()
     transcriber: str = "pocketsphinx"

@@ -1,6 +1,7 @@
 """Events on the wire, without a server: a reader that does not read is left, and its work ends."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -86,3 +87,21 @@ def test_what_can_wait_wakes_nobody(monkeypatch):
         return [*seen, *[item async for item in stream]], len(woken)
 
     assert asyncio.run(read()) == ([1, 2, "a", 3, 4], 2)
+
+
+def test_what_comes_too_soon_goes_out_with_what_follows(monkeypatch):
+    """The first wakes the loop, the next not before the interval is over, whatever it is that comes then; the last always."""
+
+    async def read():
+        stream = Stream(5, lambda stream: None, asleep=(int,), interval=0.05)
+        woken, wake = [], stream._loop.call_soon_threadsafe
+        monkeypatch.setattr(stream._loop, "call_soon_threadsafe", lambda call: (woken.append(1), wake(call)))
+        counts = []
+        for item, pause in (("a", 0), ("b", 0.06), (1, 0.06), (2, 0.06), ("c", 0), ("d", 0), (End(), 0)):
+            stream.put(item)
+            counts.append(len(woken))
+            time.sleep(pause)
+        return counts, [item async for item in stream]
+
+    counts, items = asyncio.run(read())
+    assert counts == [1, 1, 2, 2, 3, 3, 4] and items == ["a", "b", 1, 2, "c", "d"]
