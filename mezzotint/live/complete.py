@@ -30,8 +30,7 @@ from mezzotint.edit.infill import Blanks, blanks_of, fit
 from mezzotint.edit.repair import can_repair
 from mezzotint.engine.engine import Engine
 from mezzotint.live.document import Place
-from mezzotint.live.heard import LONGEST as BACK
-from mezzotint.live.heard import Healing, Spelled, taken_back
+from mezzotint.live.heard import BACK, Healing, Spelled, taken_back
 from mezzotint.model.visibility import CLEAN, Places, branches
 from mezzotint.sampler.canvas import Canvas
 from mezzotint.sampler.decoding import POLICIES

@@ -8,6 +8,7 @@ follows. They are taken back, and what is written first must spell them (token h
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from mezzotint.checkpoints.tokenizer import Tokenizer
 from mezzotint.shapes import Tokens
 
-LONGEST = 8  # tokens that are taken back
+BACK = 8  # tokens that are taken back at most
 
 
 class Heard:
@@ -39,7 +40,7 @@ class Heard:
 def taken_back(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
     """How many of the last ids are to be spelled again: all of the white space at the end, or of the word, or else one."""
     count = min(1, len(ids))
-    while 0 < count < min(LONGEST, len(ids)):
+    while 0 < count < min(BACK, len(ids)):
         before, first = (tokenizer.token_bytes(ids[-n]) for n in (count + 1, count))
         space = before.isspace() and first.isspace()
         if not space and not (_in_word(before[-1:]) and _in_word(first[:1])):
@@ -59,17 +60,19 @@ class Spelled:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._spellings = tokenizer.spellings()
-        self._allowed: dict[bytes, Tensor] = {}
+        self._sorted = sorted((spelled, id) for id, spelled in enumerate(self._spellings) if spelled)
+        self._last = b"\xff" * (tokenizer.longest_token + 1)  # behind all that begins with what stands before it
 
     def allowed(self, due: bytes) -> Tensor:
         """int64, in order."""
-        if due not in self._allowed:
-            known = [(id, spelled) for id, spelled in enumerate(self._spellings) if spelled]
-            fits = [id for id, spelled in known if spelled.startswith(due)]
-            if due.isspace() or not fits:
-                fits += [id for id, spelled in known if due.startswith(spelled) and spelled != due]
-            self._allowed[due] = torch.tensor(sorted(fits), dtype=torch.int64)
-        return self._allowed[due]
+        fits = self._between((due, 0), (due + self._last, 0))
+        if due.isspace() or not fits:
+            for count in range(1, len(due)):
+                fits += self._between((due[:count], 0), (due[:count], len(self._spellings)))
+        return torch.tensor(sorted(fits), dtype=torch.int64)
+
+    def _between(self, first: tuple[bytes, int], end: tuple[bytes, int]) -> list[int]:
+        return [id for _, id in self._sorted[bisect_left(self._sorted, first) : bisect_left(self._sorted, end)]]
 
     def after(self, due: bytes, id: int) -> bytes:
         """What is due behind an id."""

@@ -44,14 +44,14 @@ def _plain(text: str) -> bool:
     return 0 < len(text.split()) <= LONGEST and not MARKUP & set(text)
 
 
-def rows(prefixes: float = 0.5, seed: int = 0, live: Live | None = None) -> Iterator[Mapping[str, Any]]:
+def rows(prefixes: float = 0.5, seed: int = 0) -> Iterator[Mapping[str, Any]]:
     """Chat rows, each pair once and at the chance `prefixes` a prefix of it, asked as live translation asks.
 
     Raises ValueError for a chance outside 0 to 1, and as `pairs`.
     """
     if not 0 <= prefixes <= 1:
         raise ValueError(f"prefixes is {prefixes}; it must lie between 0 and 1")
-    asked, draw = live or Live(), random.Random(seed)
+    asked, draw = Live(), random.Random(seed)
     for source, target in dict(pairs(held=False)).items():
         texts = [(source, target)]
         if len(source.split()) > 1 and draw.random() < prefixes:

@@ -55,7 +55,7 @@ class Settings:
             if not (value := getattr(self, field)) > 0:
                 raise ValueError(f"{field} is {value}; it must be more than 0")
         if not 0 <= self.interval <= 10:
-            raise ValueError(f"interval is {self.interval}; it must lie between 0 and 10 seconds")
+            raise ValueError(f"interval is {self.interval:g} s; it must lie between 0 and 10 s")
         if any(not key.strip() for key in self.keys):
             raise ValueError("an API key is empty")
         if not self.keys and not self.local:

@@ -8,7 +8,6 @@ async for item in stream            <- items <-   looks between steps which were
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections import deque
@@ -33,8 +32,8 @@ class Stream(Job[T], Generic[T]):
 
     Reading raises Cancelled, the work's own error, or ApiError once the deadline is over. at: `time.monotonic()` when the item
     that was read last came out of the work. patient: nobody needs an item before the last; the loop is woken for that alone.
-    asleep: kinds of items that can wait for the next of another kind. interval: seconds between two times that the loop is
-    woken, at least: that costs the work its core. An item that came too soon is read when the work makes another after them.
+    asleep: kinds of items that can wait for the next of another kind. interval: seconds for which a reader that has been woken
+    rests, before it looks again and is woken again, since each time costs the work its core; the end is not waited for.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class Stream(Job[T], Generic[T]):
         interval: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._interval, self._woken, self._late = interval, -math.inf, False
         self._loop, self._ended, self._patient, self._asleep = asyncio.get_running_loop(), ended, patient, asleep
+        self._interval, self._resting, self._rested = interval, False, 0.0  # until when, in the loop's time
         self._items: deque[tuple[float, T | Exception | End]] = deque()
         self._some = asyncio.Event()
         self._seconds, self._deadline = seconds, self._loop.time() + seconds
@@ -67,7 +66,7 @@ class Stream(Job[T], Generic[T]):
             self._some.clear()
             try:
                 async with asyncio.timeout_at(self._deadline):
-                    await self._some.wait()
+                    await self._wait()
             except TimeoutError:
                 self.cancel()
                 message = f"the request took longer than the {self._seconds:g} s it may"
@@ -78,6 +77,22 @@ class Stream(Job[T], Generic[T]):
         if isinstance(item, Exception):
             raise item
         return item
+
+    async def _wait(self) -> None:
+        """Until something came that is worth waking for, or the rest is over."""
+        if self._loop.time() >= self._rested:
+            await self._some.wait()
+            self._rested = self._loop.time() + self._interval
+            return
+        self._resting = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._rested):
+                    await self._some.wait()
+        finally:
+            self._resting = False
+        if self._items:
+            self._rested = self._loop.time() + self._interval
 
     def cancel(self, reason: Exception | None = None) -> None:
         """From any thread; again is no harm. Whoever reads gets `reason`, or Cancelled."""
@@ -90,11 +105,8 @@ class Stream(Job[T], Generic[T]):
         last = isinstance(item, (Exception, End))
         if last:
             self._ended(self)
-        now = time.monotonic()
-        self._items.append((now, item))
-        self._late |= not (self._patient or isinstance(item, self._asleep))
-        if last or (self._late and now - self._woken >= self._interval):
-            self._woken, self._late = now, False
+        self._items.append((time.monotonic(), item))
+        if last or not (self._patient or self._resting or isinstance(item, self._asleep)):
             with suppress(RuntimeError):  # the loop has closed: nobody reads
                 self._loop.call_soon_threadsafe(self._some.set)
 

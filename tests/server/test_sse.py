@@ -6,6 +6,7 @@ import time
 import pytest
 
 from mezzotint.engine.scheduler import End
+from mezzotint.server.errors import ApiError
 from mezzotint.server.sse import EventStream, event, watched
 from mezzotint.server.worker import Cancelled, Stream
 
@@ -89,19 +90,41 @@ def test_what_can_wait_wakes_nobody(monkeypatch):
     assert asyncio.run(read()) == ([1, 2, "a", 3, 4], 2)
 
 
-def test_what_comes_too_soon_goes_out_with_what_follows(monkeypatch):
-    """The first wakes the loop, the next not before the interval is over, whatever it is that comes then; the last always."""
+def test_what_comes_too_soon_goes_out_a_little_later(monkeypatch):
+    """The first wakes the loop at once; the next is read when the reader has rested, though nothing follows it; the end is
+    read at once, and what came before it."""
 
     async def read():
-        stream = Stream(5, lambda stream: None, asleep=(int,), interval=0.05)
+        stream = Stream(5, lambda stream: None, asleep=(int,), interval=0.2)
         woken, wake = [], stream._loop.call_soon_threadsafe
         monkeypatch.setattr(stream._loop, "call_soon_threadsafe", lambda call: (woken.append(1), wake(call)))
-        counts = []
-        for item, pause in (("a", 0), ("b", 0.06), (1, 0.06), (2, 0.06), ("c", 0), ("d", 0), (End(), 0)):
-            stream.put(item)
-            counts.append(len(woken))
-            time.sleep(pause)
-        return counts, [item async for item in stream]
 
-    counts, items = asyncio.run(read())
-    assert counts == [1, 1, 2, 2, 3, 3, 4] and items == ["a", "b", 1, 2, "c", "d"]
+        async def make(*items):
+            await asyncio.sleep(0.02)
+            for item in items:
+                stream.put(item)
+
+        began, seen = time.monotonic(), []
+        making = asyncio.create_task(make("a"))
+        seen.append((await anext(stream), len(woken), time.monotonic() - began < 0.15))
+        making = asyncio.create_task(make("b", 1))
+        seen += [(await anext(stream), len(woken), time.monotonic() - began > 0.2) for _ in range(2)]
+        making = asyncio.create_task(make("c", End()))
+        seen += [(item, len(woken), time.monotonic() - began < 0.38) async for item in stream]
+        await making
+        return seen
+
+    assert asyncio.run(read()) == [("a", 1, True), ("b", 1, True), (1, 1, True), ("c", 2, True)]
+
+
+def test_a_deadline_is_kept_while_the_reader_rests():
+    async def read():
+        stream = Stream(0.1, lambda stream: None, interval=9.0)
+        stream.put("a")
+        assert await anext(stream) == "a"
+        with pytest.raises(ApiError):
+            await anext(stream)
+
+    began = time.monotonic()
+    asyncio.run(read())
+    assert time.monotonic() - began < 5
