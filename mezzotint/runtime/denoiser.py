@@ -38,6 +38,7 @@ from mezzotint.shapes import Logits, Tokens
 if TYPE_CHECKING:
     import onnxruntime
 
+KINDS = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32, torch.bool: np.bool_}
 CHUNK = 128  # positions of one pass: wider ones are no faster a position, and attend to more that they may not see
 
 
@@ -79,7 +80,7 @@ class _Call:
         self.session = session(model, threads)
         self.binding = self.session.io_binding()
         self.cache: tuple[int, ...] = ()  # whose keys and values are bound
-        self.bound: tuple[str, int] | None = None  # inputs that were bound to stay
+        self.bound = ""  # what inputs that were bound to stay
         self.held: list[Tensor] = []
 
     def hold(self, tables: Mapping[str, graph.Array]) -> None:
@@ -89,8 +90,7 @@ class _Call:
             self.give(name, self.held[-1])
 
     def give(self, name: str, tensor: Tensor) -> None:
-        kind = np.int64 if tensor.dtype == torch.int64 else np.float32
-        self.binding.bind_input(name, "cpu", 0, kind, list(tensor.shape), tensor.data_ptr())
+        self.binding.bind_input(name, "cpu", 0, KINDS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
 
     def attend(self, cache: PagedCache) -> None:
         """Bind the cache's buffers, which the graph reads and writes, unless they are bound."""
@@ -155,9 +155,10 @@ class FastDenoiser(Denoiser):
         self._everywhere = parts.adapter is not None and parts.adapter.config.gate == "all"
         self._blocks = _Call(graph.blocks_graph(c, parts.linears, norms, (cos, sin), parts.pairs, exact), self.threads)
         self._blocks.hold(graph.pair_inputs(parts.pairs))
-        self._paired = bool(parts.pairs)
+        self._paired, self._fused = bool(parts.pairs), graph.fused(c)
         self._one: dict[str, Tensor] = {}  # inputs of a pass over one token
         self._one_state = torch.empty(0)
+        self._seen = torch.zeros(1, 1, 1, 0)  # nothing is hidden from it
         self._head = _Call(graph.head_graph(parts.head, exact), self.threads)
         self.requires_grad_(False).eval()
 
@@ -172,7 +173,7 @@ class FastDenoiser(Denoiser):
 
     def read(self, tokens: Tokens, counts: Tensor, cache: KVCache, every: bool = False) -> Prediction:
         """As `Denoiser.read`; a long text is read in pieces."""
-        if tokens.shape == (1, 1) and int(counts[0]) == 1:
+        if tokens.shape == (1, 1) and int(counts[0]) == 1 and self._fused:
             return self._read_one(tokens, cache)
         pieces = []
         for start in range(0, max(tokens.shape[1], 1), CHUNK):
@@ -191,21 +192,27 @@ class FastDenoiser(Denoiser):
         assert isinstance(cache, PagedCache), type(cache).__name__
         at, one, call = int(cache.lengths[0]), self._one, self._blocks
         self._must_reach(at)
-        slots = cache.slots(1)
-        if call.bound != (here := ("one", cache.room)):
-            one["mask"] = torch.empty(1, 1, self.config.num_heads // self.config.num_kv_heads, cache.room)
+        cache.make_room(at + 1)
+        if call.bound != "one":
             one |= {"x": torch.empty(1, 1, self.config.width), "positions": torch.empty(1, 1, dtype=torch.int64)}
-            one["slots"] = torch.empty_like(slots)
+            one |= {"last": torch.empty(1, dtype=torch.int32), "total": torch.empty((), dtype=torch.int32)}
+            one |= {
+                "one": torch.tensor(True),
+                "slots": torch.empty(0, self.config.num_kv_heads, 1, 3, dtype=torch.int64),
+            }
             if self._paired:
-                one["rows"] = torch.zeros(int(self._everywhere), 1, dtype=torch.int64)
+                one["rows"] = torch.zeros(int(self._everywhere), 2, dtype=torch.int64)
             for name, tensor in one.items():
                 call.give(name, tensor)
             self._one_state = call.take("state", (1, 1, self.config.width))
-            call.bound = here
+            call.bound = "one"
+        if self._seen.shape[3] <= at:
+            self._seen = torch.zeros(1, 1, 1, cache.room)
         one["x"].copy_(self.embedding(tokens))
         one["positions"].fill_(at)
-        one["slots"].copy_(slots)
-        one["mask"].fill_(-torch.inf)[..., : at + 1] = 0
+        one["last"].fill_(at)
+        one["total"].fill_(at + 1)
+        call.give("mask", self._seen[..., : at + 1])
         call.attend(cache)
         call.run()
         hidden = self._one_state.clone()
@@ -240,34 +247,39 @@ class FastDenoiser(Denoiser):
         if self.adapter is not None and some:
             x = self.adapter.embed(x, tokens, places)
         call, (rows, count) = self._blocks, tokens.shape
-        slots = cache.slots(count)
+        slots, longest = cache.slots(count), int(cache.lengths.max())
+        # with several rows its kernel reads several places only of texts that begin, whose positions it counts itself
+        one = self._fused and longest > 0 and (rows == 1 or count == 1)
         given = {
-            "x": x.contiguous(), "positions": places.position.contiguous(), "mask": self._additive(places, visible, cache),
-            "slots": slots,
+            "x": x.contiguous(), "positions": places.position.contiguous(), "slots": slots, "one": torch.tensor(one),
+            "mask": self._additive(places, visible, cache, one), "last": (cache.lengths + count - 1).int(),
+            "total": torch.tensor(longest + count, dtype=torch.int32),
         }  # fmt: skip
         if self._paired:
-            given["rows"] = (canvas | self._everywhere).flatten().nonzero()
+            given["rows"] = (canvas | self._everywhere).nonzero().contiguous()
         for name, tensor in given.items():
             call.give(name, tensor)
-        call.bound = None
+        call.bound = ""
         call.attend(cache)
         state = call.take("state", (rows, count, self.config.width))
         call.run()
         return state
 
-    def _additive(self, places: Places, visible: Visibility, cache: PagedCache) -> Tensor:
-        """0 where a place sees a slot of the buffer and -inf where not, `[B, 1, G T, S]`."""
+    def _additive(self, places: Places, visible: Visibility, cache: PagedCache, one: bool) -> Tensor:
+        """0 where a place sees a slot of the buffer and -inf where not: `[B, 1, T, L]` for `one_text`, else `[B, 1, G T, S]`."""
         seen = visible.dense(places, cache.places(places)) | ~places.valid[:, :, None]
-        mask = torch.full((*seen.shape[:2], cache.room), -torch.inf)
+        mask = torch.full((*seen.shape[:2], seen.shape[2] if one else cache.room), -torch.inf)
         mask[:, :, : seen.shape[2]].masked_fill_(seen, 0.0)
+        if one:
+            return mask[:, None]
         return mask.repeat(1, self.config.num_heads // self.config.num_kv_heads, 1)[:, None].contiguous()
 
     def speak(self, hidden: Tensor, role: Tensor) -> Logits:
-        flat = hidden.reshape(-1, hidden.shape[-1]).contiguous()
-        if len(flat) == 0:
+        flat = hidden.reshape(1, -1, hidden.shape[-1]).contiguous()
+        if flat.shape[1] == 0:
             return hidden.new_empty(*hidden.shape[:-1], self.config.vocab_size)
         self._head.give("hidden", flat)
-        logits = self._head.take("logits", (len(flat), self.config.vocab_size))
+        logits = self._head.take("logits", (1, flat.shape[1], self.config.vocab_size))
         self._head.run()
         logits = logits.view(*hidden.shape[:-1], -1)
         return logits if self.adapter is None else self.adapter.speak(logits, hidden, role)

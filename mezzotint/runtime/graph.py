@@ -1,19 +1,22 @@
 """The blocks of a network as an ONNX graph: states and cached keys in, states and new keys out.
 
-    x [B, T, D] -> block 0 .. block N-1 -> state [B, T, D]                   hidden [M, D] -> head -> logits [M, V]
+    x [B, T, D] -> block 0 .. block N-1 -> state [B, T, D]             hidden [1, M, D] -> head -> logits [1, M, V]
                      | the T new keys go into the cache [B, K, S, H], behind what is kept; q against all of it
                      | a linear = packed weights by int8 activations  (+ low-rank pairs, on the rows that are told)
 
 - The cache is an input and an output in the same memory: only the new places are written, as in `KVCache.view`.
 - Embedding, roles and masks stay outside: one graph serves causal, bidirectional and mixed passes alike.
 - Groups of Q4_1 have a minimum, `MatMulNBits` a zero point of 4 bits. w = d q + m is d (q - 8) + (m + 8 d): the first term is
-  the kernel's own form, the second a product with the sums of x over each group. At batch 1 a node costs more than its
-  arithmetic, so both are one product, over x and its sums (`Packed.folded`).
+  the kernel's own form, the second a product with the means of x over each group. At batch 1 a node costs more than its
+  arithmetic, so both are one product, over x and its means (`Packed.folded`), and attention is one node where it can be:
+  for one text, or a place a text. Several places of several texts take the long way, in the other branch of an `If`:
+  a graph of its own would have a second copy of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mezzotint.model.config import ModelConfig
-from mezzotint.runtime.packed import FINER, GROUP, Packed
+from mezzotint.runtime.packed import GROUP, Packed
 
 Array = NDArray[np.float32]
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
@@ -42,6 +45,7 @@ class _Graph:
     def __init__(self, exact: bool) -> None:
         self.exact = exact  # activations stay in float32, else they are rounded to int8
         self.nodes: list[onnx.NodeProto] = []
+        self.made = 0  # nodes, those of branches included
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, value: Any, name: str | None = None) -> str:
@@ -51,7 +55,8 @@ class _Graph:
         return name
 
     def many(self, kind: str, inputs: Sequence[str], count: int, domain: str = "", **attributes: Any) -> list[str]:
-        names = [f"v{len(self.nodes)}.{number}" for number in range(count)]
+        names = [f"v{self.made}.{number}" for number in range(count)]
+        self.made += 1
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names
 
@@ -65,24 +70,36 @@ class _Graph:
     def split(self, x: str, sizes: Sequence[int], axis: int = -1) -> list[str]:
         return self.many("Split", [x, self.constant(np.array(sizes))], len(sizes), axis=axis)
 
+    def either(self, condition: str, *branches: Callable[[], list[str]]) -> list[str]:
+        """What the first branch makes where the condition holds, else what the second does."""
+        outside, graphs, count = self.nodes, [], 0
+        for branch in branches:
+            self.nodes = []
+            outputs = branch()
+            infos = [onnx.ValueInfoProto(name=name) for name in outputs]
+            graphs.append(helper.make_graph(self.nodes, f"branch{self.made}", [], infos))
+            count = len(outputs)
+        self.nodes = outside
+        return self.many("If", [condition], count, then_branch=graphs[0], else_branch=graphs[1])
+
     def linear(self, x: str, weight: Packed, rows: str | None = None, pairs: Sequence[str] = ()) -> str:
-        """x `[M, I]` by a packed weight -> `[M, O]`. rows `[N, 1]`, perhaps none: those to which the pairs are added.
+        """x `[B, T, I]` by a packed weight -> `[B, T, O]`. rows `[N, 2]`, perhaps none: places to which the pairs are added.
 
         pairs: names of the inputs that hold a and the parts of b.
         """
-        sums, factors, used, inputs = "", x, weight, weight.inputs
+        means, factors, used, inputs = "", x, weight, weight.inputs
         if weight.offsets is not None:
-            sums = self.one("ReduceSum", self.reshape(x, 0, -1, GROUP), self.constant(np.array([-1])), keepdims=0)
-        if sums and not self.exact:
-            finer = self.one("Mul", sums, self.constant(np.float32(FINER)))
-            factors, used = self.one("Concat", x, sums, finer, axis=-1), weight.folded()
-            inputs += 2 * inputs // GROUP
+            means = self.one("AveragePool", x, kernel_shape=[GROUP], strides=[GROUP])
+        if means and not self.exact:
+            used, copies = weight.folded()
+            factors, inputs = self.one("Concat", x, *[means] * copies, axis=-1), inputs + copies * inputs // GROUP
         y = self.one(
             "MatMulNBits", factors, self.constant(used.values), self.constant(used.scales), domain=MICROSOFT, K=inputs,
             N=weight.outputs, bits=weight.bits, block_size=GROUP, accuracy_level=1 if self.exact else 4,
         )  # fmt: skip
-        if sums and self.exact:
-            y = self.one("Gemm", sums, self.constant(weight.offsets), y)
+        if means and self.exact:
+            assert weight.offsets is not None
+            y = self.one("Add", y, self.one("MatMul", means, self.constant(weight.offsets * np.float32(GROUP))))
         if pairs and rows is not None:
             low, parts = self.one("MatMul", self.one("GatherND", x, rows), pairs[0]), len(pairs) - 1
             lows = self.many("Split", [low], parts, axis=-1) if parts > 1 else [low]
@@ -94,7 +111,7 @@ class _Graph:
     def model(
         self, name: str, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[str, Sequence[Any]]]
     ) -> onnx.ModelProto:
-        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but INDICES."""
+        """inputs: name -> shape; outputs: name -> what it is called inside, shape. All float32 but KINDS."""
         public = {inside: name for name, (inside, _) in outputs.items()}
         for node in self.nodes:
             for names in (node.input, node.output):
@@ -102,8 +119,7 @@ class _Graph:
                     names[at] = public.get(inside, inside)
         graph = helper.make_graph(
             self.nodes, name,
-            [helper.make_tensor_value_info(n, TensorProto.INT64 if n in INDICES else TensorProto.FLOAT, list(s))
-             for n, s in inputs.items()],
+            [helper.make_tensor_value_info(n, KINDS.get(n, TensorProto.FLOAT), list(s)) for n, s in inputs.items()],
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, (_, s) in outputs.items()],
             list(self.constants.values()),
         )  # fmt: skip
@@ -111,7 +127,13 @@ class _Graph:
         return helper.make_model(graph, opset_imports=sets, ir_version=10)
 
 
-INDICES = ("positions", "rows", "slots")  # inputs that are int64
+KINDS = dict.fromkeys(("positions", "rows", "slots"), TensorProto.INT64)  # of inputs that are not float32
+KINDS |= {"last": TensorProto.INT32, "total": TensorProto.INT32, "one": TensorProto.BOOL}
+
+
+def fused(config: ModelConfig) -> bool:
+    """Has the runtime one kernel for the attention of these heads?"""
+    return config.head_size % 16 == 0
 
 
 def pair_inputs(pairs: Mapping[str, Pairs]) -> dict[str, Array]:
@@ -125,10 +147,14 @@ def blocks_graph(
 ) -> onnx.ModelProto:  # fmt: skip
     """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp", "final".
 
-    tables: cos and sin `[max_length, H / 2]`. Inputs beside x: positions `[B, T]`; mask, added to scores; slots: (row, head,
-    slot) in the cache of each new place. With pairs there are rows `[N, 1]`, places of `[B T]` to which they are added, N = 0
-    for a pass that is the base's, and the `pair_inputs`. State `[B, T, D]` comes out normed. exact: activations stay
-    float32, which is slower and equal to torch to rounding.
+    tables: cos and sin `[max_length, H / 2]`. Inputs beside x: positions `[B, T]`; mask, added to scores, and which branch:
+
+        one = true     mask [B, 1, T, L], total () = L places in the longest row, last [B] the last slot of each
+        one = false    mask [B, 1, G T, S], slots [B, K, T, 3]: (row, head, slot) in the cache of each new place
+
+    With pairs there are rows `[N, 2]`, the places `(b, t)` to which they are added, N = 0 for a pass that is the base's, and
+    the `pair_inputs`. State `[B, T, D]` comes out normed. exact: activations stay float32, which is slower and equal to
+    torch to rounding.
     """
     c, g, pairs = config, _Graph(exact), pairs or {}
     kv, size = c.num_kv_heads, c.head_size
@@ -137,10 +163,13 @@ def blocks_graph(
     inputs: dict[str, Sequence[Any]] = {
         "x": ("B", "T", c.width),
         "positions": ("B", "T"),
-        "mask": ("B", 1, "GT", "S"),
-        "slots": ("B", kv, "T", 3),
+        "mask": ("B", 1, "Q", "L"),
+        "one": (),
+        "last": ("R",),
+        "total": (),
+        "slots": ("B", kv, "T'", 3),
     }
-    inputs |= {"rows": ("N", 1)} if pairs else {}
+    inputs |= {"rows": ("N", 2)} if pairs else {}
     inputs |= {name: array.shape for name, array in held.items()}
     cached = {f"{kind}{i}": ("B", kv, "S", size) for i in range(c.num_layers) for kind in ("keys", "values")}
     rows = "rows" if pairs else None
@@ -148,48 +177,61 @@ def blocks_graph(
     together = g.one("Concat", g.constant(np.array([0, c.num_heads])), count, g.constant(np.array([size])), axis=0)
     places = g.one("Slice", g.one("Shape", "x"), *map(g.constant, ([0], [2])))
     heads = g.one("Concat", places, g.constant([c.num_heads + 2 * kv, size]), axis=0)
-    apart = g.one("Concat", places, g.constant([-1]), axis=0)
+    merged = g.one("Concat", places, g.constant([c.num_heads * size]), axis=0)
     kept: dict[str, tuple[str, Sequence[Any]]] = {}
-    state, step = g.reshape("x", -1, c.width), None  # [M, D], M = B T
+    state, step = "x", ""
 
-    def norm(name: str) -> tuple[str, str]:
-        """The state with the last step added, and its norm."""
+    def norm(name: str) -> str:
+        """The norm of the state, to which the last step is added."""
+        nonlocal state
         gain = g.constant(norms[name])
-        if step is None:
-            normed = g.many("SimplifiedLayerNormalization", [state, gain], 1, axis=-1, epsilon=c.norm_eps)
-            return state, normed[0]
+        if not step:
+            return g.one("SimplifiedLayerNormalization", state, gain, axis=-1, epsilon=c.norm_eps)
         found = g.many(
             "SkipSimplifiedLayerNormalization", [state, step, gain], 4, MICROSOFT, epsilon=c.norm_eps
         )  # normed, two that are not used, sum
-        return found[3], found[0]
+        state = found[3]
+        return found[0]
 
     def linear(x: str, name: str) -> str:
         return g.linear(x, weights[name], rows, [n for n in held if n.startswith(f"{name}.pair")])
 
-    for i in range(c.num_layers):
-        state, normed = norm(f"{i}.attention")
-        qkv = g.one("Transpose", g.one("Reshape", linear(normed, f"{i}.qkv"), heads), perm=[0, 2, 1, 3])
+    def one_text(qkv: str, i: int) -> list[str]:
+        return g.many(
+            "GroupQueryAttention", [qkv, "", "", f"keys{i}", f"values{i}", "last", "total", cos, sin, "positions", "mask"], 3,
+            MICROSOFT, num_heads=c.num_heads, kv_num_heads=kv, do_rotary=1, causal=0,
+        )  # fmt: skip
+
+    def several(qkv: str, i: int) -> list[str]:
+        qkv = g.one("Transpose", g.one("Reshape", qkv, heads), perm=[0, 2, 1, 3])
         qk, v = g.split(qkv, [c.num_heads + kv, kv], axis=1)
         qk = g.one("RotaryEmbedding", qk, "positions", cos, sin, domain=MICROSOFT, interleaved=0)
         q, k = g.split(qk, [c.num_heads, kv], axis=1)
         q = g.reshape(q, 0, kv, -1, size)  # [B, K, G T, H]: queries that share a key are one after another
         keys, values = (g.one("ScatterND", f"{kind}{i}", "slots", new) for kind, new in (("keys", k), ("values", v)))
-        kept |= {f"kept_keys{i}": (keys, cached[f"keys{i}"]), f"kept_values{i}": (values, cached[f"values{i}"])}
         scores = g.one("FusedMatMul", q, keys, domain=MICROSOFT, transB=1, alpha=size**-0.5)
         mixed = g.one("MatMul", g.one("Softmax", g.one("Add", scores, "mask"), axis=-1), values)
         mixed = g.one("Transpose", g.one("Reshape", mixed, together), perm=[0, 2, 1, 3])
-        step = linear(g.reshape(mixed, -1, c.num_heads * size), f"{i}.out")
-        state, normed = norm(f"{i}.mlp")
-        gates, up = g.split(linear(normed, f"{i}.gate_up"), [c.mlp_width] * 2)
+        return [g.one("Reshape", mixed, merged), keys, values]
+
+    for i in range(c.num_layers):
+        qkv = linear(norm(f"{i}.attention"), f"{i}.qkv")
+        mixed, *new = (
+            g.either("one", partial(one_text, qkv, i), partial(several, qkv, i)) if fused(c) else several(qkv, i)
+        )
+        kept |= {
+            f"kept_{kind}{i}": (name, cached[f"{kind}{i}"]) for kind, name in zip(("keys", "values"), new, strict=True)
+        }
+        step = linear(mixed, f"{i}.out")
+        gates, up = g.split(linear(norm(f"{i}.mlp"), f"{i}.gate_up"), [c.mlp_width] * 2)
         inner = g.one("Mul", g.one("QuickGelu", gates, domain=MICROSOFT, alpha=1.0), up)  # at alpha 1 it is SiLU
         step = linear(inner, f"{i}.down")
-    normed = norm("final")[1]
-    outputs = {"state": (g.one("Reshape", normed, apart), ("B", "T", c.width))} | kept
+    outputs = {"state": (norm("final"), ("B", "T", c.width))} | kept
     return g.model("blocks", inputs | cached, outputs)
 
 
 def head_graph(head: Packed, exact: bool = False) -> onnx.ModelProto:
-    """hidden `[M, D]` -> logits `[M, V]`."""
+    """hidden `[1, M, D]` -> logits `[1, M, V]`."""
     g = _Graph(exact)
     logits = g.linear("hidden", head)
-    return g.model("head", {"hidden": ("M", head.inputs)}, {"logits": (logits, ("M", head.outputs))})
+    return g.model("head", {"hidden": (1, "M", head.inputs)}, {"logits": (logits, (1, "M", head.outputs))})

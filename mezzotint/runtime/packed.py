@@ -41,20 +41,29 @@ class Packed:
         offsets = None if self.offsets is None else self.offsets[:, order]
         return Packed(self.bits, self.values[order], self.scales[order], offsets)
 
-    def folded(self) -> Packed:
-        """The same with its offsets as more inputs, `[O, I + 2 I/32]` in whole groups: they multiply the sums of x over each
-        group, and those times FINER. An offset is two digits of 4 bits, so rounded to 1/240 of the row's largest."""
+    def folded(self) -> tuple[Packed, int]:
+        """The same with its offsets as more inputs: so many copies of the means of x over each group `[I/32]`, one after another.
+
+        An offset is two digits of 4 bits, so rounded to 1/240 of the row's largest. Two copies have digits, each in groups
+        of their own, whose scales say what a digit counts.
+        """
         assert self.offsets is not None and self.bits == 4
-        offsets = self.offsets.T
+        offsets, count = self.offsets.T * np.float32(GROUP), self.inputs // GROUP
         unit = np.abs(offsets).max(1, keepdims=True) / np.float32(7)
-        first = np.rint(offsets / np.where(unit > 0, unit, 1)).clip(-8, 7)
-        second = np.rint((offsets / np.where(unit > 0, unit, 1) - first) / FINER).clip(-8, 7)
-        digits = np.concatenate((first, second), 1)
-        digits = np.pad(digits, ((0, 0), (0, -digits.shape[1] % GROUP))) + 8
-        digits = digits.astype(np.uint8).reshape(self.outputs, -1, GROUP)
-        scales = np.broadcast_to(unit, digits.shape[:2]).astype(np.float32)
-        values = digits[..., ::2] | digits[..., 1::2] << 4
-        return Packed(4, np.concatenate((self.values, values), 1), np.concatenate((self.scales, scales), 1))
+        safe = np.where(unit > 0, unit, 1)
+        first = np.rint(offsets / safe).clip(-8, 7)
+        second = np.rint((offsets / safe - first) / FINER).clip(-8, 7)
+        coarse = -(-count // GROUP)  # groups
+        copies = -(-(coarse * GROUP + count) // count)
+        digits = np.zeros((self.outputs, -(-copies * count // GROUP) * GROUP), np.float32)
+        digits[:, :count] = first
+        at = np.arange(coarse * GROUP, coarse * GROUP + count)
+        digits[:, at] = second[:, at % count]
+        nibbles = (digits + 8).astype(np.uint8).reshape(self.outputs, -1, GROUP)
+        scales = np.broadcast_to(unit, nibbles.shape[:2]).astype(np.float32).copy()
+        scales[:, coarse:] *= FINER
+        values = nibbles[..., ::2] | nibbles[..., 1::2] << 4
+        return Packed(4, np.concatenate((self.values, values), 1), np.concatenate((self.scales, scales), 1)), copies
 
     def weight(self) -> Tensor:
         """The weight that this stands for, float32 `[O, I]`."""

@@ -218,7 +218,8 @@ def choose(
     if banned:
         logits = logits.index_fill(-1, torch.as_tensor(list(banned), device=logits.device), -torch.inf)
     if temperature == 0:
-        return logits.argmax(-1), None
+        # torch would wake its threads for it, which then wait by spinning on cores that the network's own need
+        return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1), None
     probs = (logits.to(torch.float64) / temperature).softmax(-1)
     return categorical(probs, draws.uniform("token", positions)), probs
 
