@@ -4,6 +4,7 @@
     write    64 greedy tokens behind a short prompt, ignoring the end of text    `ar`: at least 0.9 of their tokens/s is wanted
     read     a prompt of 512 tokens                                                  at least twice as fast is wanted
     curve    our milliseconds a call over 1 .. 64 positions, beside theirs for reading as many
+    code     answers to --code prompts of HumanEval, of at most 128 tokens, reading not counted: theirs, our `ar`, and our
 
 Their times are llama.cpp's own (`timings`); ours are taken around the engine's work, sampling and Python included.
 """
@@ -13,16 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import report
 
+import mezzotint as mz
+
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-TOKENS, READ = 64, 512
+TOKENS, READ, CODE = 64, 512, 128
 TEXT = "def reverse(text):"
 
 
@@ -31,10 +36,32 @@ def ids(count: int) -> list[int]:
     return [100 + 7919 * n % 40000 for n in range(count)]
 
 
-def ours(threads: int, compute: str) -> dict[str, object]:
+def questions(count: int) -> list[tuple[Mapping[str, str], ...]]:
+    """Prompts of HumanEval, as a chat asks them."""
+    from mezzotint.eval.code import humaneval_items
+    from mezzotint.eval.data import find, folder, read
+
+    files = find(folder(None), ("humaneval",)) if count else []
+    if files is None:
+        raise SystemExit("HumanEval is not there: MEZZOTINT_EVALDATA names its folder; --code 0 leaves it out")
+    return [item.chat for item in random.Random(0).sample(humaneval_items(read(files).rows, 0), count)] if count else []
+
+
+def answered(engine: mz.Engine, count: int) -> dict[str, list[float]]:
+    """Tokens, calls and seconds of the answers to `count` questions, by way; the first token belongs to the prompt."""
+    total = {way: [0.0, 0.0, 0.0] for way in ("ar", "verified")}
+    for number, chat in enumerate(questions(count)):
+        for way in sorted(total, reverse=bool(number % 2)):
+            (reply,) = engine.generate(mz.Request(chat, decode=way, max_tokens=CODE))
+            first, last = reply.trace.frames[0], reply.trace.frames[-1]
+            found = (reply.trace.num_tokens - first.committed, reply.trace.num_calls, last.seconds - first.seconds)
+            total[way] = [a + b for a, b in zip(total[way], found, strict=True)]
+    return total
+
+
+def ours(threads: int, compute: str, count: int) -> dict[str, object]:
     import torch
 
-    import mezzotint as mz
     from mezzotint.engine.cost import measure
 
     began = time.perf_counter()
@@ -64,11 +91,11 @@ def ours(threads: int, compute: str) -> dict[str, object]:
     curve = measure(denoiser, 10)
     return {
         "write": max(speeds), "read": min(reads), "load": loaded, "resident": int(resident) / 1e3,
-        "curve": dict(zip(curve.positions, curve.milliseconds, strict=True)),
+        "code": answered(engine, count), "curve": dict(zip(curve.positions, curve.milliseconds, strict=True)),
     }  # fmt: skip
 
 
-def theirs(threads: int) -> dict[str, object]:
+def theirs(threads: int, count: int) -> dict[str, object]:
     import xllamacpp
 
     from mezzotint.checkpoints.fetch import base_path
@@ -78,23 +105,57 @@ def theirs(threads: int) -> dict[str, object]:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
 
-    def ask(prompt: object, tokens: int) -> dict[str, float]:
-        asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
+    def ask(prompt: object, tokens: int, ignore_eos: bool = True) -> dict[str, float]:
+        asked = {
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "cache_prompt": False,
+            "ignore_eos": ignore_eos,
+        }
         return server.handle_completions(asked)["timings"]
 
     ask(TEXT, 4)
     speeds = [ask(TEXT, TOKENS)["predicted_per_second"] for _ in range(3)]
     reads = [ask(ids(READ), 1)["prompt_ms"] / 1e3 for _ in range(3)]
     curve = {n: min(ask(ids(n), 1)["prompt_ms"] for _ in range(8)) for n in WIDTHS}
-    return {"write": max(speeds), "read": min(reads), "curve": curve}
+    tokenizer, total = mz.load("default").tokenizer, [0.0, 0.0]
+    for chat in questions(count):
+        found = ask(tokenizer.chat([dict(turn) for turn in chat]), CODE, ignore_eos=False)
+        total = [total[0] + found["predicted_n"], total[1] + found["predicted_ms"] / 1e3]
+    return {"write": max(speeds), "read": min(reads), "curve": curve, "code": total}
 
 
 def child(args: argparse.Namespace, who: str) -> dict:
     command = [sys.executable, __file__, "--child", who, "--threads", str(args.threads), "--compute", args.compute]
+    command += ["--code", str(args.code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise RuntimeError(f"{who} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def coded(pairs: Sequence[tuple[dict, dict]], count: int) -> list[str]:
+    """The table of answers to questions of code, medians over pairs."""
+    if not count:
+        return []
+    theirs = [b["code"][0] / b["code"][1] for _, b in pairs]
+    rows = [("llama.cpp", statistics.median(theirs), 1.0, 1.0, "")]
+    for way in ("ar", "verified"):
+        speeds = [a["code"][way][0] / a["code"][way][2] for a, _ in pairs]
+        over = statistics.median(x / y for x, y in zip(speeds, theirs, strict=True))
+        own = statistics.median(
+            x * a["code"]["ar"][2] / a["code"]["ar"][0] for x, (a, _) in zip(speeds, pairs, strict=True)
+        )
+        tokens, calls, _ = pairs[0][0]["code"][way]
+        rows.append((f"mezzotint, `{way}`", statistics.median(speeds), over, own, f"{tokens / calls:.2f}"))
+    head = ["way", "tokens/s", "times llama.cpp", "times our ar", "tokens a call"]
+    return [
+        "",
+        f"{count} answers of at most {CODE} tokens to HumanEval's prompts, reading left out:",
+        "",
+        *report.table(head, rows),
+    ]
 
 
 def draw(mine: dict[int, float], llama: dict[int, float]) -> str:
@@ -124,10 +185,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--compute", default="int8")
+    parser.add_argument("--code", type=int, default=20)
     parser.add_argument("--child", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(ours(args.threads, args.compute) if args.child == "ours" else theirs(args.threads)))
+        told = (args.threads, args.compute, args.code) if args.child == "ours" else (args.threads, args.code)
+        print(json.dumps((ours if args.child == "ours" else theirs)(*told)))
         return
     pairs = []
     for number in range(args.pairs):
@@ -156,7 +219,7 @@ def main() -> None:
             ["positions", "mezzotint", "llama.cpp", "to pass our ar", "to pass llama.cpp"],
             [(n, mine[n], llama[n], mine[n] / mine[1], mine[n] / one) for n in shared],
         ),
-        "", f"![time against positions]({picture})",
+        "", f"![time against positions]({picture})", *coded(pairs, args.code),
     ])  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def evaluate(
     compute: Compute = "float32",
     decode: Annotated[str | None, typer.Option(help="ar, verified (default) or diffusion.")] = None,
     draft: Annotated[
-        str, typer.Option(help="Drafts of verified: auto, fixed-point, random, self, self-last.")
+        str, typer.Option(help="Drafts of verified: auto, lookup, fixed-point, random, self, self-last.")
     ] = "auto",
     draft_length: Annotated[int, typer.Option(help="Tokens that verified drafts at a time.")] = 4,
     policy: Policy = None,

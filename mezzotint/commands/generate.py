@@ -82,7 +82,7 @@ def generate(
     draft: Annotated[
         str,
         typer.Option(
-            help="Drafts of verified: auto, fixed-point, random, text, or the own canvas: self, self-last, self-two-call."
+            help="Drafts of verified: auto, fixed-point, random, text, lookup, or the own canvas: self, self-last, self-two-call."
         ),
     ] = "auto",
     draft_file: Annotated[str | None, typer.Option(help="The text that --draft text expects.")] = None,

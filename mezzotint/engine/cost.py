@@ -38,7 +38,7 @@ POSITIONS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 128  # positions in the cache while a call is timed
 PROMPTS = ("Write a Python function that reverses a string.", "Name three colours and say why people like them.")
 TOKENS = 24  # of each trial
-VERSION = 3  # of the file: another measures anew
+VERSION = 4  # of the file: another measures anew
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ def candidates(trained: bool, blocks: Sequence[int] = (8, 16, 32)) -> list[Reque
     base = Request("-", max_tokens=TOKENS)
     ways = [replace(base, decode="ar")]
     ways += [replace(base, decode="verified", draft="fixed-point", draft_length=k) for k in (2, 4, 8)]
+    ways += [replace(base, decode="verified", draft="lookup", draft_length=8)]
     if trained:
         for draft, lengths in (("self", (2, 4)), ("self-last", (4, 8)), ("self-two-call", (2, 4, 8))):
             ways += [replace(base, decode="verified", draft=draft, draft_length=k) for k in lengths]  # type: ignore[arg-type]  # a draft's name

@@ -32,12 +32,13 @@ from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.pipeline import Pipeline, pipeline_frames
 from mezzotint.sampler.speculate import SelfSpeculation
 from mezzotint.sampler.trace import Frame, Trace
-from mezzotint.sampler.verify import Drafter, GivenText, PreviousIterate, RandomTokens, Verified
+from mezzotint.sampler.verify import Drafter, EarlierText, GivenText, PreviousIterate, RandomTokens, Verified
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 MOST_FORMATS = 32  # whose automata are kept
+LOOKUP_LENGTH = 8  # of the same from earlier in the text, at most
 OWN_LENGTH = 2  # of drafts that nobody asked for: what takes the least time of all lengths in float32 on two cores
 NARROW = 256  # width below which int8 is slower than float32: its calls are short, and it has more to set up
 OUTCOMES_OF = {"self": "all", "self-last": "last", "self-two-call": "none"}  # draft -> SelfSpeculation.outcomes
@@ -293,22 +294,25 @@ class Engine:
                 stop_ids=self.stop_ids, controls=self.banned,
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
-        drafter = None if first.decode == "ar" or not drafting else self._drafter(first, prompts)
-        length = 0 if drafter is None else first.draft_length
+        drafter = None if first.decode == "ar" or not drafting else self._drafter(drafting, first, prompts)
+        length = 0 if drafter is None else LOOKUP_LENGTH if drafting != first.draft == "auto" else first.draft_length
         seen = self._lens(denoiser, requests, prompts, note)
         verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks, guide=guide)
 
     def _drafts_of(self, requests: Sequence[Request], note: Note | None) -> str:
-        """Where drafts come from: for `auto` the own canvas, if the weights have learnt to draft and it may say what it says;
-        nowhere ("") where a wide call costs more than an untrained draft can give."""
+        """Where drafts come from: for `auto` the own canvas, if the weights have learnt to draft and it may say what it says.
+
+        Where a wide call costs more than that can give, from earlier in the text, whose drafts are rarer and better; nowhere
+        ("") for several texts, since the others would be as wide for the sake of one.
+        """
         asked = requests[0].draft
         if asked != "auto":
             return asked
         plain = note is None and not any(request.tilt for request in requests)
         network = self.denoiser
         if not network.wide_calls_pay:
-            return ""
+            return "lookup" if len(requests) == 1 else ""
         return "self" if network.drafts_in_order and plain else "fixed-point"
 
     def _lens(
@@ -331,12 +335,14 @@ class Engine:
             canvas_length=facts.canvas_length if facts.whole or facts.policy else policy.canvas_length,
         )
 
-    def _drafter(self, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:
-        if request.draft == "text":
+    def _drafter(self, kind: str, request: Request, prompts: Sequence[Sequence[int]]) -> Drafter:
+        if kind == "lookup":
+            return EarlierText()
+        if kind == "text":
             given = self.tokenizer.encode(request.draft_text)
             return GivenText(given, [len(p) for p in prompts], careful=not self.denoiser.wide_calls_pay)
-        kind = RandomTokens if request.draft == "random" else PreviousIterate
-        return kind(self.denoiser.config.vocab_size)
+        untaught = RandomTokens if kind == "random" else PreviousIterate
+        return untaught(self.denoiser.config.vocab_size)
 
     @property
     def banned(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from mezzotint.sampler.trace import Frame, Trace
 
 DECODE = ("ar", "verified", "diffusion")
 OWN_DRAFTS = ("self", "self-last", "self-two-call")
-DRAFTS = ("auto", "fixed-point", "random", "text", *OWN_DRAFTS)
+DRAFTS = ("auto", "fixed-point", "random", "text", "lookup", *OWN_DRAFTS)
 MOST_BLOCKS = 16
 MOST_TOP = 20  # others named beside a token's log-probability
 
@@ -26,12 +26,13 @@ class Request:
     where there is a condition.
 
     decode: ar (a token a call), verified (drafts checked by the causal pass: the same text as ar), diffusion (canvases
-    denoised under `policy`). draft: where verified gets its drafts: auto (self with at most 2 tokens for
-    weights with a draft head, else fixed-point; none in int8, where a wide call costs more than they give), fixed-point
-    (random tokens, then the previous
-    iterate), random (fresh random tokens every round), text (`draft_text`), or the network's own canvas pass: self (one
-    call checks a draft and makes the next, a canvas for every number of accepted tokens; draft_length at most 32),
-    self-last (a canvas for the whole draft accepted only), self-two-call (one call drafts, one checks). blocks_in_flight:
+    denoised under `policy`). draft: where verified gets its drafts: auto (self with at most 2 tokens for weights with a
+    draft head, else fixed-point; in int8, where a wide call costs more than these give, lookup for one text and none for
+    several), fixed-point (random tokens, then the previous iterate), random (fresh random tokens every round), text
+    (`draft_text`), lookup (what followed the like earlier in prompt and answer; none where there is nothing like it), or
+    the network's own canvas pass: self (one call checks a draft and makes the next, a canvas for every number of accepted
+    tokens; draft_length at most 32), self-last (a canvas for the whole draft accepted only), self-two-call (one call
+    drafts, one checks). blocks_in_flight:
     canvases that diffusion works on at once. locks: {offset in answer tokens: text, or ids, that must stand there}. condition: a
     class or an embedding, for weights that know them, or text before the prompt. guidance: how strongly diffusion follows
     the condition, or the prompt where there is none: 0 not at all, 1 as the network says, more exaggerates, at two calls
@@ -47,7 +48,7 @@ class Request:
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
-    draft: Literal["auto", "fixed-point", "random", "text", "self", "self-last", "self-two-call"] = "auto"
+    draft: Literal["auto", "fixed-point", "random", "text", "lookup", "self", "self-last", "self-two-call"] = "auto"
     draft_text: str = ""
     draft_length: int = 4
     policy: str | Decoding = "threshold"

@@ -118,31 +118,60 @@ class PreviousIterate(RandomTokens):
         self.tails = [self.tails[row] for row in rows] if self.tails else []
 
 
+class Reach:
+    """How many tokens each row's next draft may have, where a call over many places is dear.
+
+    After a round that left a draft early one more than was kept, after one that kept it all twice as many.
+    """
+
+    def __init__(self, rows: int, first: int) -> None:
+        self.most = [first] * rows
+        self.given = [0] * rows  # tokens of the last draft
+
+    def cut(self, drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        cut = [list(draft[:most]) for draft, most in zip(drafts, self.most, strict=True)]
+        self.given = [len(draft) for draft in cut]
+        return cut
+
+    def observe(self, emitted: Sequence[int]) -> None:
+        for row, (given, count) in enumerate(zip(self.given, emitted, strict=True)):
+            if given:
+                self.most[row] = 2 * given if count > given else count
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.most = [self.most[row] for row in rows]
+
+
+def _table(drafts: Sequence[Sequence[int]], count: int) -> Tokens:
+    """`[B, count]`, 0 behind the end of a draft."""
+    rows = [[*draft, *[0] * (count - len(draft))] for draft in drafts]
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), count)
+
+
 @dataclass
 class GivenText:
     """A text the answer is expected to resemble: what followed the last place in it that ends like the text so far.
 
-    The longest match of up to `context` emitted ids wins, the later one on a tie; before any match, its beginning. careful: after
-    a round that left a draft early the next is one token longer than what was kept, after one that kept it all twice as long:
-    where a call over many places is dear, a text that is not being copied costs little.
+    The longest match of up to `context` emitted ids wins, the later one on a tie; before any match, its beginning. careful:
+    drafts reach as far as `Reach` says, so that a text that is not being copied costs little.
     """
 
     ids: Sequence[int]
     prompt_length: Sequence[int]
     context: int = 4
     careful: bool = False
-    reach: list[int] = field(default_factory=list, init=False)  # tokens that a row's next draft may have, if careful
-    given: list[int] = field(default_factory=list, init=False)  # those that its last one had
+    reach: Reach | None = field(default=None, init=False)
 
     def draft(self, texts: Sequence[Sequence[int]], count: int, draws: Draws) -> Drafted:
         rows = []
-        self.reach = self.reach or [count] * len(texts)
         for text, prompt in zip(texts, self.prompt_length, strict=True):
             start = self._resume(list(text[prompt:]))
             rows.append(list(self.ids[start : start + count]))
-        self.given = [min(len(rest), reach) for rest, reach in zip(rows, self.reach, strict=True)]
-        tokens = torch.tensor([rest + [0] * (count - len(rest)) for rest in rows], dtype=torch.int64)
-        return Drafted(tokens.reshape(len(rows), count), counts=torch.tensor(self.given) if self.careful else None)
+        if not self.careful:
+            return Drafted(_table(rows, count))
+        self.reach = self.reach or Reach(len(texts), count)
+        rows = self.reach.cut(rows)
+        return Drafted(_table(rows, count), counts=torch.tensor([len(row) for row in rows]))
 
     def _resume(self, written: list[int]) -> int:
         for length in range(min(self.context, len(written)), 0, -1):
@@ -153,12 +182,53 @@ class GivenText:
         return len(written)
 
     def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
-        for row, (given, count) in enumerate(zip(self.given, emitted, strict=True)):
-            self.reach[row] = 2 * max(given, 1) if count > given else count
+        if self.reach is not None:
+            self.reach.observe(emitted)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.prompt_length = [self.prompt_length[row] for row in rows]
-        self.reach = [self.reach[row] for row in rows] if self.reach else []
+        if self.reach is not None:
+            self.reach.keep(rows)
+
+
+class EarlierText:
+    """The text itself: what followed the last place in it, prompt included, that ends like it does now.
+
+    The longest match of `longest` down to `shortest` ids wins; without one there is no draft, and the call is AR's. Drafts reach
+    as far as `Reach` says. Prompt lookup decoding (Saxena, 2023), LLMA (arXiv 2304.04487).
+    """
+
+    def __init__(self, longest: int = 4, shortest: int = 2, first: int = 2) -> None:
+        self.longest, self.shortest, self.first = longest, shortest, first
+        self.reach: Reach | None = None
+        self.ends: list[dict[tuple[int, ...], int]] = []  # of a row: the last place behind some ids, its end excepted
+        self.known: list[int] = []  # so much of a row's text is in there
+
+    def draft(self, texts: Sequence[Sequence[int]], count: int, draws: Draws) -> Drafted:
+        if self.reach is None:
+            self.reach = Reach(len(texts), self.first)
+            self.ends, self.known = [{} for _ in texts], [0] * len(texts)
+        rows = []
+        for row, text in enumerate(texts):
+            ends = self.ends[row]
+            for end in range(max(self.known[row], self.shortest), len(text)):
+                for length in range(self.shortest, min(self.longest, end) + 1):
+                    ends[tuple(text[end - length : end])] = end
+            self.known[row] = len(text)
+            found = (ends.get(tuple(text[-n:])) for n in range(min(self.longest, len(text)), self.shortest - 1, -1))
+            start = next((end for end in found if end is not None), len(text))
+            rows.append(list(text[start : start + count]))
+        rows = self.reach.cut(rows)
+        return Drafted(_table(rows, count), counts=torch.tensor([len(row) for row in rows]))
+
+    def observe(self, targets: Tokens, emitted: Sequence[int]) -> None:
+        assert self.reach is not None
+        self.reach.observe(emitted)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        if self.reach is not None:
+            self.reach.keep(rows)
+            self.ends, self.known = [self.ends[row] for row in rows], [self.known[row] for row in rows]
 
 
 class SmallerModel:

@@ -30,7 +30,7 @@ from mezzotint.sampler.decoding import (
 )
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.trace import Frame, Trace
-from mezzotint.sampler.verify import GivenText, PreviousIterate, RandomTokens, SmallerModel, Verified
+from mezzotint.sampler.verify import EarlierText, GivenText, PreviousIterate, RandomTokens, SmallerModel, Verified
 
 V, MASK = 41, 40
 
@@ -125,6 +125,7 @@ SOURCES = {
     "other text": lambda ar: GivenText(list(range(30)), [len(p) for p in PROMPTS]),
     "other text, carefully": lambda ar: GivenText(list(range(30)), [len(p) for p in PROMPTS], careful=True),
     "right text, carefully": lambda ar: GivenText(ar[0], [len(p) for p in PROMPTS], careful=True),
+    "earlier text": lambda ar: EarlierText(shortest=1),
     "fewer": lambda ar: Fewer(ar[0], [len(p) for p in PROMPTS]),
     "smaller": lambda ar: SmallerModel(tiny(1, 1), 200),
     "itself": lambda ar: SmallerModel(MODEL, 200),
@@ -162,6 +163,27 @@ def test_a_careful_draft_is_short_where_the_text_is_another_and_long_where_it_is
     assert cost["right", True] == cost["right", False]
     calls, positions = cost["wrong", True]
     assert calls <= plain[0].num_calls and positions < 2.5 * calls < cost["wrong", False][1]
+
+
+def test_earlier_text_drafts_what_followed_the_longest_match_and_nothing_without_one():
+    draws, lookup = Draws.of(0), EarlierText()
+    text = [1, 2, 3, 9, 8, 2, 3, 7, 6, 1, 2, 3]
+
+    def draft(text, count=8):
+        found = lookup.draft([text], count, draws)
+        return found.tokens[0, : int(found.counts[0])].tolist()
+
+    assert draft(text) == [9, 8]  # behind 1 2 3, though 2 3 stands later too; two tokens at first
+    lookup.observe(torch.zeros(1, 3), [3])  # both were right
+    assert draft([*text, 9, 8, 2]) == [3, 7, 6, 1]  # so four now
+    lookup.observe(torch.zeros(1, 5), [1])  # none was
+    assert draft([*text, 9, 8, 2, 5]) == []
+    assert draft([*text, 9, 8, 2, 5, 9, 8]) == [2]
+    many = EarlierText()
+    assert many.draft([[4, 5, 4, 5, 4, 5], [1, 2, 3]], 8, draws).counts.tolist() == [2, 0]
+    assert many.draft([[4, 5, 4, 5, 4, 5, 4], [1, 2, 3, 1, 2]], 8, draws).tokens[:, :2].tolist() == [[5, 4], [3, 1]]
+    many.keep([1])
+    assert many.draft([[1, 2, 3, 1, 2, 3]], 8, draws).tokens[:, :2].tolist() == [[1, 2]]
 
 
 def test_verified_batch_of_seven_equals_seven_of_one_and_locks_hold():
