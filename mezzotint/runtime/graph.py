@@ -33,10 +33,10 @@ LINEARS = ("qkv", "out", "gate_up", "down")
 
 
 class Pairs(NamedTuple):
-    """What an adapter adds to a fused product: x `a` `[I, P R]`, then to each of its P parts `b[p]` `[R, O_p]`."""
+    """What an adapter adds to a fused product of P parts: (x `a` `[I, P R]`) `b` `[P R, O]`, which has a block for each part."""
 
     a: Array
-    b: Sequence[Array]
+    b: Array
 
 
 class _Graph:
@@ -85,7 +85,7 @@ class _Graph:
     def linear(self, x: str, weight: Packed, rows: str | None = None, pairs: Sequence[str] = ()) -> str:
         """x `[B, T, I]` by a packed weight -> `[B, T, O]`. rows `[N, 2]`, perhaps none: places to which the pairs are added.
 
-        pairs: names of the inputs that hold a and the parts of b.
+        pairs: names of the inputs that hold a and b.
         """
         means, factors, used, inputs = "", x, weight, weight.inputs
         if weight.offsets is not None:
@@ -101,10 +101,7 @@ class _Graph:
             assert weight.offsets is not None
             y = self.one("Add", y, self.one("MatMul", means, self.constant(weight.offsets * np.float32(GROUP))))
         if pairs and rows is not None:
-            low, parts = self.one("MatMul", self.one("GatherND", x, rows), pairs[0]), len(pairs) - 1
-            lows = self.many("Split", [low], parts, axis=-1) if parts > 1 else [low]
-            deltas = [self.one("MatMul", half, b) for half, b in zip(lows, pairs[1:], strict=True)]
-            delta = self.one("Concat", *deltas, axis=-1) if parts > 1 else deltas[0]
+            delta = self.one("MatMul", self.one("MatMul", self.one("GatherND", x, rows), pairs[0]), pairs[1])
             y = self.one("ScatterND", y, rows, delta, reduction="add")
         return y
 
@@ -138,7 +135,7 @@ def fused(config: ModelConfig) -> bool:
 
 def pair_inputs(pairs: Mapping[str, Pairs]) -> dict[str, Array]:
     """Inputs, not constants: of what is constant the runtime keeps a second copy, in an order of its own."""
-    return {f"{name}.pair{n}": array for name, pair in pairs.items() for n, array in enumerate((pair.a, *pair.b))}
+    return {f"{name}.pair{n}": array for name, pair in pairs.items() for n, array in enumerate(pair)}
 
 
 def blocks_graph(

@@ -94,16 +94,17 @@ class Parts:
 
 
 def _pairs(pair: LowRank) -> Pairs:
-    """The pairs of one fused product: x a `[I, P r]`, then each part's b `[r, O_p]`, with the scale in it."""
+    """The pairs of one fused product: x a `[I, P r]`, then b `[P r, O]` with the scale in it, a block for each part.
+
+    Between the blocks are zeros: parts of their own would be more nodes, which cost a pass of the base, too.
+    """
     ups = dict(zip(pair.names, pair.b, strict=True))
     downs = dict(zip(pair.names, torch.split(pair.a, pair.rank), strict=True))
     a = [
         downs.get(name, torch.zeros(pair.rank, pair.a.shape[1])) for name in pair.sizes
     ]  # a part without a pair adds nothing
-    b = [ups.get(name, torch.zeros(size, pair.rank)) for name, size in pair.sizes.items()]
-    return Pairs(
-        torch.cat(a).T.float().contiguous().numpy(), [(pair.scale * up.T.float()).contiguous().numpy() for up in b]
-    )
+    b = [pair.scale * ups.get(name, torch.zeros(size, pair.rank)).T.float() for name, size in pair.sizes.items()]
+    return Pairs(torch.cat(a).T.float().contiguous().numpy(), torch.block_diag(*b).contiguous().numpy())
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Callable[[], Packed], Callable[[], Tensor]]]:
