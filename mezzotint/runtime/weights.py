@@ -104,7 +104,7 @@ def _pairs(pair: LowRank) -> Pairs:
         downs.get(name, torch.zeros(pair.rank, pair.a.shape[1])) for name in pair.sizes
     ]  # a part without a pair adds nothing
     b = [pair.scale * ups.get(name, torch.zeros(size, pair.rank)).T.float() for name, size in pair.sizes.items()]
-    return Pairs(torch.cat(a).T.float().contiguous().numpy(), torch.block_diag(*b).contiguous().numpy())
+    return Pairs(torch.cat(a).T.float().contiguous().numpy(), torch.block_diag(*b).numpy())  # type: ignore[no-untyped-call]  # torch's own
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Callable[[], Packed], Callable[[], Tensor]]]:
