@@ -26,7 +26,7 @@ Compute = Annotated[
     str,
     typer.Option(
         help="float32, int8 (faster on a CPU; needs mezzotint[fast]), int8-weights, fp8-weights and "
-        "int4-weights (any family in a quarter of the memory or less), "
+        "int4-weights (any family in a quarter of the memory or less), cuda (a GPU, bfloat16) and cuda-float32, "
         "or auto: int8 where it is possible."
     ),
 ]

@@ -23,7 +23,7 @@ from mezzotint.engine.request import Event, Finished, Reply, Request, Scores, Te
 from mezzotint.model.condition import NULL
 from mezzotint.model.denoiser import Denoiser
 from mezzotint.model.parallel import is_split
-from mezzotint.runtime import chosen, fast_denoiser
+from mezzotint.runtime import captured, chosen, fast_denoiser
 from mezzotint.sampler.blocks import BlockDenoiser, block_frames
 from mezzotint.sampler.decoding import POLICIES, Decoding, the_rest
 from mezzotint.sampler.guidance import Branches
@@ -53,8 +53,9 @@ class Engine:
 
         compute: float32 (torch, exact, in `dtype`), int8 (packed weights and int8 activations, for decoding on a CPU; needs
         `mezzotint[fast]`), int8-weights, fp8-weights, int4-weights (torch in `dtype`, weights rounded as they are read: any
-        family, less memory), or auto: int8 where it is possible and faster. mesh: of ranks that share the network, on the
-        CPU; each is given the same requests. Raises ValueError for another, and for int8 where it is not.
+        family, less memory), cuda and cuda-float32 (a GPU, in bfloat16 or float32, passes captured as CUDA graphs), or auto:
+        int8 where it is possible and faster. mesh: of ranks that share the network, on the CPU; each is given the same
+        requests. Raises ValueError for another, and for int8 or a GPU where there is none.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -71,6 +72,11 @@ class Engine:
                 if compute != "auto":
                     raise
             self.compute = "float32"
+        if self.compute.startswith("cuda"):
+            if mesh is not None:
+                raise ValueError(f"compute {compute!r} is one GPU's; ranks share a network on the CPU")
+            self.denoiser = captured(checkpoint, torch.float32 if compute == "cuda-float32" else torch.bfloat16)
+            return
         quantize = self.compute.removesuffix("-weights") if self.compute.endswith("-weights") else None
         self.denoiser = checkpoint.denoiser(dtype=dtype, quantize=quantize, mesh=mesh)
 

@@ -76,9 +76,13 @@ class AdapterConfig:
 
 
 class Gate(NamedTuple):
-    """Where the pairs act in one pass: indices int64 `[n]` into the flattened B x T places; None: at all of them."""
+    """Where the pairs act in one pass: indices int64 `[n]` into the flattened B x T places; None: at all of them.
+
+    share `[B, T, 1]`: or at all of them, times this: what is computed then depends on no number (`runtime/captured.py`).
+    """
 
     places: Tensor | None
+    share: Tensor | None = None
 
 
 class LowRank(nn.Module):
@@ -106,6 +110,8 @@ class LowRank(nn.Module):
             -1,
         )
         delta = (self.scale * delta).to(y.dtype)
+        if gate.share is not None:
+            return y + delta * gate.share
         if gate.places is None:
             return y + delta
         return y.flatten(0, 1).index_add(0, gate.places, delta).view_as(y)
@@ -291,10 +297,13 @@ class Adapter(nn.Module):
         ids = torch.tensor(self.config.control_ids, device=probs.device)
         return probs.index_fill(-1, ids, 0.0) @ embedding + probs[..., ids] @ self.control_in
 
-    def speak(self, logits: Logits, hidden: Tensor, role: Tensor) -> Logits:
-        """The base's logits `[..., V]`; where `role` is not CLEAN the control ids are scored by their own rows."""
+    def speak(self, logits: Logits, hidden: Tensor, role: Tensor, some: bool | None = None) -> Logits:
+        """The base's logits `[..., V]`; where `role` is not CLEAN the control ids are scored by their own rows.
+
+        some: is there such a place? None asks `role`.
+        """
         canvas = (role != CLEAN)[..., None]
-        if self.control_out is None or not bool(canvas.any()):
+        if self.control_out is None or not (bool(canvas.any()) if some is None else some):
             return logits
         ids = torch.tensor(self.config.control_ids, device=logits.device)
         own = F.linear(hidden, self.control_out).to(logits.dtype)

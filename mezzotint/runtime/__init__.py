@@ -1,4 +1,4 @@
-"""The fast runtime: the same networks with packed weights and int8 products, for decoding on a CPU (`mezzotint[fast]`)."""
+"""The fast runtimes: the same networks with packed weights and int8 products on a CPU (`mezzotint[fast]`), captured on a GPU."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.model.denoiser import Denoiser
 
-COMPUTE = ("float32", "int8", "int8-weights", "fp8-weights", "int4-weights", "auto")
+COMPUTE = ("float32", "int8", "int8-weights", "fp8-weights", "int4-weights", "cuda", "cuda-float32", "auto")
 NEEDS = ("onnx", "onnxruntime")
 
 
 def chosen(compute: str) -> str:
-    """`auto` is int8 where its packages are installed, else float32. Raises ValueError for another, and without them."""
+    """`auto` is int8 where its packages are installed, else float32.
+
+    Raises ValueError for another, for int8 without its packages, and for cuda where torch sees no GPU.
+    """
     if compute not in COMPUTE:
         raise ValueError(f"compute is {compute!r}; allowed: {', '.join(COMPUTE)}")
     if compute == "float32" or compute.endswith("-weights"):
+        return compute
+    if compute.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"compute is {compute!r}, but torch sees no GPU here; auto takes the best of the CPU")
         return compute
     lacking = [name for name in NEEDS if find_spec(name) is None]
     if lacking and compute == "int8":
@@ -33,3 +44,10 @@ def fast_denoiser(checkpoint: Checkpoint, threads: int | None = None) -> Denoise
     denoiser = FastDenoiser(Parts.of(checkpoint), threads)
     give_back()
     return denoiser
+
+
+def captured(checkpoint: Checkpoint, dtype: torch.dtype) -> Denoiser:
+    """The network of a checkpoint on this machine's GPU. Raises ValueError for one whose passes are not captured."""
+    from mezzotint.runtime.captured import CapturedDenoiser
+
+    return CapturedDenoiser(checkpoint.denoiser(dtype=dtype), "cuda", dtype)
