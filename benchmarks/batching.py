@@ -4,6 +4,7 @@ throughput   the same requests as rows of one static batch (`Engine.stream`), an
              the one that goes first alternating; a ratio is the scheduler's tokens a second over the static batch's
 uneven       three times as many requests of different lengths: static batches of 8 wait for their longest row
 memory       resident bytes of a stream with 1k of context, beside what the scheduler has accounted for it
+agreement    32 requests alone and in batches of 8, float32 through the scheduler and int8 as static batches: equal texts
 blocks       seconds of a denoising step of 16 positions behind 128 to 8k positions of text
 """
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--decode", default="ar,verified,diffusion")
     parser.add_argument("--contexts", default="128,512,1024,2048,4096,8192")
     parser.add_argument("--counts", default="1,2,4,8", help="requests at once")
-    parser.add_argument("--parts", default="throughput,uneven,memory,blocks")
+    parser.add_argument("--parts", default="throughput,uneven,memory,blocks,agreement")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     clock = time.perf_counter if asked.clock == "wall" else time.process_time
@@ -60,6 +61,7 @@ def main() -> None:
             "throughput": lambda: throughput(engine, asked.tokens, asked.rounds, decodes, counts, clock),
             "uneven": lambda: uneven(engine, asked.tokens, asked.rounds, decodes, clock),
             "memory": lambda: memory(engine, decodes),
+            "agreement": lambda: agreement(engine, asked.model, asked.tokens, decodes),
             "blocks": lambda: blocks(engine, asked.rounds, contexts, clock),
         }[name]()
     report.write("batching", "Many requests on one engine", lines)
@@ -139,6 +141,38 @@ def uneven(engine: Engine, tokens: int, rounds: int, decodes: Sequence[str], clo
         table.append((decode, *paired(flowing, batches, rounds, clock)))
     head = ("decode", "scheduler, tokens/s", "static batches of 8, tokens/s", "ratio")
     return ["## 24 requests of different lengths, 8 at once", "", *report.table(head, table), ""]
+
+
+def agreement(engine: Engine, model: str, tokens: int, decodes: Sequence[str]) -> list[str]:
+    """Texts of 32 requests one at a time beside those in batches of 8, by kernels."""
+    rows, raw = [], engine.tokenizer.chat_template is None
+    for name, one in (
+        ("float32, scheduler", engine),
+        ("int8, static batches", mz.Engine(mz.load(model), compute="int8")),
+    ):
+        for decode in decodes:
+            asked = [
+                replace(request, prompt=f"{request.prompt} ({n})", temperature=0.7 if n % 2 else 0.0, raw=raw)
+                for n, request in enumerate(requests(decode, 32, tokens))
+            ]
+            alone = [one.generate(request)[0].text for request in asked]
+            together: list[str] = []
+            for kind in (0, 1):  # a static batch has one temperature
+                some = asked[kind::2]
+                for first in range(0, len(some), 8):
+                    batch = some[first : first + 8]
+                    together += _scheduled(one, batch) if one is engine else [r.text for r in one.generate(batch)]
+            same = [a == b for a, b in zip([*alone[0::2], *alone[1::2]], together, strict=True)]
+            rows.append((name, decode, sum(same), len(same)))
+    return ["## Alone and in batches of 8", "", *report.table(("kernels", "decode", "equal texts", "of"), rows), ""]
+
+
+def _scheduled(engine: Engine, batch: Sequence[mz.Request]) -> list[str]:
+    scheduler = Scheduler(engine, rows=len(batch))
+    streams = [scheduler.submit(request) for request in batch]
+    while scheduler.busy:
+        scheduler.tick()
+    return ["".join(event.piece for event in stream if isinstance(event, mz.Text)) for stream in streams]
 
 
 def memory(engine: Engine, decodes: Sequence[str], context: int = 1024, streams: int = 4) -> list[str]:
