@@ -22,6 +22,7 @@ step $bin/lint-imports
 if [ "${MEZZOTINT_FULL:-}" = 1 ]; then
   step $bin/python -m pytest "$@" # alone: some of it is timed
   step bash scripts/clients.sh
+  bash scripts/vscode.sh || true   # without it its test is skipped
   step "${MEZZOTINT_CLIENTS:-$HOME/.cache/mezzotint-clients}/python/bin/python" -m pytest \
     -W ignore::pytest.PytestUnraisableExceptionWarning \
     tests/server/test_clients.py tests/server/test_client_formats.py tests/server/test_contract.py

@@ -172,7 +172,8 @@ def test_it_only_computes(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"quantize is '{unknown}'; allowed: int8, fp8, int4"):
             checkpoint.denoiser(quantize=unknown)
     with pytest.raises(
-        ValueError, match="compute is 'fp8'; allowed: float32, int8, int8-weights, fp8-weights, int4-weights, cuda, cuda-float32, auto"
+        ValueError,
+        match="compute is 'fp8'; allowed: float32, int8, int8-weights, fp8-weights, int4-weights, cuda, cuda-float32, auto",
     ):
         mz.Engine(checkpoint, compute="fp8")
 
