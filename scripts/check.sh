@@ -13,6 +13,7 @@ if [ "${MEZZOTINT_FULL:-}" = 1 ]; then # what only the full counts run on
   bash scripts/chromium.sh || true # then the page's tests are skipped
   bash scripts/espeak.sh || true   # then those of speech are
   bash scripts/neovim.sh || true   # and Neovim's
+  bash scripts/vscode.sh || true   # and VS Code's
 fi
 bash scripts/bubblewrap.sh
 step $bin/ruff format --check --quiet .
@@ -22,7 +23,6 @@ step $bin/lint-imports
 if [ "${MEZZOTINT_FULL:-}" = 1 ]; then
   step $bin/python -m pytest "$@" # alone: some of it is timed
   step bash scripts/clients.sh
-  bash scripts/vscode.sh || true   # without it its test is skipped
   step "${MEZZOTINT_CLIENTS:-$HOME/.cache/mezzotint-clients}/python/bin/python" -m pytest \
     -W ignore::pytest.PytestUnraisableExceptionWarning \
     tests/server/test_clients.py tests/server/test_client_formats.py tests/server/test_contract.py
