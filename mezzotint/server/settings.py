@@ -68,3 +68,17 @@ class Settings:
     def local(self) -> bool:
         """Does it listen to this machine alone?"""
         return self.host in LOOPBACK
+
+
+@dataclass(frozen=True)
+class Size:
+    """replicas: at least, and most of them. Raises ValueError for numbers that make no sense."""
+
+    replicas: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ValueError(f"replicas is {self.replicas}; it must be at least 1")
+        if self.most < self.replicas:
+            raise ValueError(f"max-replicas is {self.most}; it must be at least the {self.replicas} of replicas")
