@@ -139,7 +139,7 @@ class Telling:
 
     def __init__(self, ask: Ask, call: Call, send: Send, patience: float, scope: Scope) -> None:
         self._ask, self._call, self._send, self._patience, self._scope = ask, call, send, patience, scope
-        self._started = self._streams = False
+        self._started = self._streams = self._held = False  # held: a replica has taken this telling up
         self._sent: list[bytes] = []
         self._due: dict[int, deque[bytes]] = {}  # of an earlier telling, not yet told again; by choice
 
@@ -151,7 +151,7 @@ class Telling:
                 await self._tell(lost)
                 return
             except Lost:
-                lost = now() if lost is None or not self._due else lost
+                lost = now() if lost is None or self._held else lost
                 log["replays"] = log.get("replays", 0) + 1
                 self._due = _by_choice(self._sent)
                 if now() - lost > AGAIN:
@@ -167,6 +167,7 @@ class Telling:
 
     async def _tell(self, lost: float | None) -> None:
         """Raises Lost, ApiError, and what writing to the client raises."""
+        self._held = False
         start: Message | None = None
         whole = bytearray()
         async with aclosing(self._ask(self._call)) as messages:
@@ -200,6 +201,7 @@ class Telling:
                 message = await anext(messages)
         except TimeoutError:
             raise _died() from None
+        self._held = True
         self._scope["state"]["log"]["replica"] = message["replica"]
 
     def _new(self, body: bytes) -> bool:

@@ -1,0 +1,189 @@
+"""`mezzotint serve --replicas 2` on Ray: a replica is killed while both are writing. What the front does is in test_front.py."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import live
+import psutil
+import pytest
+from test_keeper import gone
+
+import mezzotint as mz
+from mezzotint.sampler.lens import Tilt
+
+NAMES = ("Mia", "Tom", "The cat", "A red", "She", "One day", "The dog", "He", "Sam", "They")
+
+
+def has_ray_serve():
+    """Looked for, not imported: it would start threads in this process, and warn."""
+    return all(importlib.util.find_spec(name) for name in ("ray", "grpc", "grpc_reflection"))
+
+
+class Cluster:
+    """The command in processes of its own, its log read as it comes: `lines`, each with the time at which it came."""
+
+    def __init__(self, folder, *args):
+        env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+        command = [sys.executable, "-m", "mezzotint", "serve", "--model", "tiny", "--port", "0", *args]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        self.lines = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.base = self.line("listening", 60)[1]["url"].removesuffix("/v1")
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append((time.monotonic(), json.loads(line)))
+
+    def line(self, event, seconds, since=0.0, **fields):
+        """(when it came, what it says) of the first line of the log about this event, with these fields."""
+
+        def found():
+            return [
+                (at, told) for at, told in list(self.lines)
+                if at >= since and told["event"] == event and fields.items() <= told.items()
+            ]  # fmt: skip
+
+        live.wait(lambda: found() or self.process.poll() is not None, seconds)
+        assert found(), self.lines
+        return found()[0]
+
+    def replicas(self):
+        """The processes of those that Ray has started; it gives them their names."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return {child.pid for child in children if "replica:mezzotint" in "".join(child.cmdline()).lower()}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        code = self.process.wait(60)
+        self._reader.join(20)
+        self.process.stderr.close()
+        if error[0] is None:
+            assert code == 0
+            live.wait(lambda: all(gone(child.pid) for child in children), 30)
+
+
+class Reader:
+    """One stream, read in a thread. at: when each event came."""
+
+    def __init__(self, base, body, started):
+        self.text, self.error, self.done, self.seed, self.at = "", None, False, None, []
+        with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=300) as response:
+            self.id = response.headers["x-request-id"]
+            for line in response.iter_lines():
+                if not line:
+                    continue
+                assert not self.done and self.error is None  # both are the last there is
+                self.at.append(time.monotonic())
+                self.take(line.removeprefix("data: "))
+                started(self)
+
+    def take(self, data):
+        if data == "[DONE]":
+            self.done = True
+            return
+        found = json.loads(data)
+        self.error = found.get("error")
+        if self.error is None:
+            self.seed = found["seed"]
+            self.text += found["choices"][0]["text"]
+
+
+@pytest.mark.skipif(not has_ray_serve(), reason="Ray Serve is not installed")
+def test_a_replica_is_killed(full, engine):
+    num_streams, length = (20, 400) if full else (8, 200)
+    never = dict.fromkeys(engine.stop_ids, -100.0)
+    bodies = [
+        {
+            "prompt": f"{NAMES[n % len(NAMES)]} has", "max_tokens": length, "stream": True, "temperature": n % 2,
+            "decode": ("ar", "verified")[n // 2 % 2], "logit_bias": {str(id): -100 for id in never},
+            **({"seed": n} if n % 4 else {}),
+        }
+        for n in range(num_streams)
+    ]  # fmt: skip
+    folder = tempfile.mkdtemp(prefix="mz")  # short: Ray's sockets lie in it
+    try:
+        with Cluster(folder, "--replicas", "2") as cluster:
+            _, told = cluster.line("replicas", 240, ready=2)
+            load = told["seconds"]
+            writing, killed = {}, []
+            lock = threading.Lock()
+            victim = min(cluster.replicas())
+
+            def started(reader):
+                """Kill one when all streams have begun and have most to come."""
+                with lock:
+                    writing[id(reader)] = reader
+                    if len(writing) == num_streams and not killed:
+                        killed.append(time.monotonic())
+                        os.kill(victim, signal.SIGKILL)
+
+            with ThreadPoolExecutor(num_streams) as pool:
+                readers = list(pool.map(lambda body: Reader(cluster.base, body, started), bodies))
+            (when,) = killed
+            back, _ = cluster.line("replicas", 240, since=cluster.line("replicas", 60, since=when, ready=1)[0], ready=2)
+            log = {reader.id: cluster.line("request", 10, id=reader.id)[1] for reader in readers}
+            lost = [reader for reader in readers if log[reader.id].get("replays")]
+            kept = [reader for reader in readers if reader not in lost]
+            assert lost and kept and victim not in cluster.replicas() and len(cluster.replicas()) == 2
+            for reader, body in zip(readers, bodies, strict=True):
+                request = mz.Request(
+                    body["prompt"],
+                    True,
+                    body["decode"],
+                    length,
+                    float(body["temperature"]),
+                    reader.seed,
+                    tilt=Tilt(never),
+                )
+                whole = engine.generate(request)[0].text
+                if reader.done:
+                    assert reader.text == whole
+                else:
+                    assert reader in lost and reader.error["code"] == "replica_died" and whole.startswith(reader.text)
+                    assert reader.at[-1] - when < (1.0 if full else 5.0)
+                assert body.get("seed", reader.seed) == reader.seed
+            assert all(reader.done for reader in kept)
+            waits = [next(at for at in [*reader.at, 1e9] if at > when) - when for reader in lost]
+            assert back - when < (load + 5 if full else 240), (back - when, load)
+            assert httpx.get(f"{cluster.base}/health").json() == {"status": "ok", "replicas": 2}
+            print(
+                f"\nloaded in {load:.1f} s; {len(lost)} of {num_streams} streams were on the dead replica, "
+                f"{sum(reader.done for reader in lost)} of them told again, the next event after "
+                f"{max(waits):.2f} s at most; full capacity after {back - when:.1f} s"
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--replicas", "0"], "replicas is 0; it must be at least 1"),
+        (["--replicas", "2", "--max-replicas", "1"], "max-replicas is 1; it must be at least the 2 of replicas"),
+        (["--max-replicas", "2"], "--max-replicas needs --replicas, the number to begin with"),
+        (["--replicas", "2", "--remote", "openai:x"], "--remote is for the playground"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(args, said, full):
+    if not full and args[0] == "--max-replicas":
+        pytest.skip("full counts only")
+    env = {**os.environ, "OPENAI_API_KEY": "x"}
+    command = [sys.executable, "-m", "mezzotint", "serve", "--model", "tiny", "--port", "0", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
