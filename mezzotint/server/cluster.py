@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
@@ -166,7 +165,6 @@ class Cluster:
             graceful_shutdown_wait_loop_s=0.1, max_constructor_retry_count=1,
             request_router_config=config(request_router_class=BeginningRouter), **count,
         )  # fmt: skip
-        began = time.monotonic()
         bound = deployment.bind(self._model, self._adapter, self._settings)
         try:
             handle = self._serve.run(bound, name=NAME, route_prefix=None, logging_config=quiet)
@@ -174,7 +172,6 @@ class Cluster:
             last = str(error).strip().splitlines()[-1].strip()
             raise ValueError(f"no replica could be started: {last}") from None
         self._handle = handle.options(stream=True)
-        self.seconds = round(time.monotonic() - began, 3)  # that loading took
 
     def num_ready(self) -> int:
         """Replicas that answer."""
@@ -229,7 +226,7 @@ class ClusterServer(Server[Front]):
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         self._front.ready_count = self._cluster.num_ready()
-        log("replicas", ready=self._front.ready_count, seconds=self._cluster.seconds)
+        log("replicas", ready=self._front.ready_count)
         self._watching = asyncio.create_task(_watch(self._front, self._cluster))
         await super().startup(sockets)
 
