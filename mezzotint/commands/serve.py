@@ -57,6 +57,9 @@ def serve(
     max_replicas: Annotated[
         int | None, typer.Option(help="Up to so many while queues are long; needs --replicas.")
     ] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Processes over which each replica's network is split; needs --replicas.")
+    ] = 1,
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -91,18 +94,18 @@ def serve(
         transcriber=transcriber,
     )
 
-    _serve(settings, model, adapter, size=_size(replicas, max_replicas, remote))
+    _serve(settings, model, adapter, size=_size(replicas, max_replicas, tensor_parallel, remote))
 
 
-def _size(replicas: int | None, most: int | None, remotes: list[str] | None) -> Size | None:
+def _size(replicas: int | None, most: int | None, ranks: int, remotes: list[str] | None) -> Size | None:
     """How many processes. Raises ValueError for numbers that make no sense, and where Ray Serve is not installed."""
     if replicas is None:
-        if most is not None:
-            raise BadInput("--max-replicas needs --replicas, the number to begin with")
+        if most is not None or ranks != 1:
+            raise BadInput("--max-replicas and --tensor-parallel need --replicas, the number to begin with")
         return None
     from mezzotint.server.settings import Size
 
-    size = Size(replicas, replicas if most is None else most)
+    size = Size(replicas, replicas if most is None else most, ranks)
     if remotes:
         raise BadInput("--remote is for the playground, which replicas do not have; leave one of the two out")
     if not importlib.util.find_spec("ray") or not importlib.util.find_spec("ray.serve"):
@@ -188,7 +191,12 @@ def _serve(
         from mezzotint.checkpoints.load import load as opened
         from mezzotint.server.cluster import serve as run_cluster
 
-        _must_continue(opened(model, adapter))  # here it can still be said in a sentence
+        checkpoint = opened(model, adapter)  # here it can still be said in a sentence
+        _must_continue(checkpoint)
+        if size.ranks > 1:
+            from mezzotint.model.parallel import Share
+
+            Share(checkpoint.config, 0, size.ranks)
         run_cluster(model, adapter, settings, size, link)
         return
     from mezzotint.server.run import serve as run

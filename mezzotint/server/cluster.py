@@ -21,12 +21,16 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
+import torch.distributed
 from starlette.types import Message
 
 from mezzotint.checkpoints.load import load
 from mezzotint.engine.engine import Engine
+from mezzotint.engine.ranks import Leading, follow
+from mezzotint.model.denoiser import Denoiser
 from mezzotint.server import chance
 from mezzotint.server.app import routes
 from mezzotint.server.call import Call
@@ -40,6 +44,10 @@ from mezzotint.server.service import Service
 from mezzotint.server.settings import LOOPBACK, Settings, Size
 from mezzotint.server.worker import Worker, client
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+DISTRIBUTED: Any = torch.distributed  # its stores are not among what it exports by name
 NAME = "mezzotint"
 LOOK = 0.5  # seconds between two looks at how many replicas there are, and at whether each is alive
 BUSY = 8  # calls in work or waiting, a replica, above which there should be one more
@@ -48,11 +56,19 @@ BUSY = 8  # calls in work or waiting, a replica, above which there should be one
 class Replica:
     """The application in a process of Ray's."""
 
-    def __init__(self, model: str, adapter: str | None, settings: Settings) -> None:
+    def __init__(self, model: str, adapter: str | None, settings: Settings, ranks: int, cores: int) -> None:
+        """ranks: processes that hold the network together, this one the first; each has so many cores."""
         from ray import serve
 
         loaded = threading.Event()
-        self._worker = Worker(lambda: _engine(model, adapter, loaded), settings.queue, loaded.set)
+        self._followers: list[Any] = []
+
+        def make() -> Engine:
+            engine = Engine(load(model, adapter)) if ranks == 1 else self._split(model, adapter, ranks, cores)
+            loaded.set()
+            return engine
+
+        self._worker = Worker(make, settings.queue, loaded.set)
         self._worker.start()
         loaded.wait()
         if self._worker.failure is not None:
@@ -61,9 +77,31 @@ class Replica:
         self._tasks: set[asyncio.Task[None]] = set()
         self._name = str(serve.get_replica_context().replica_id.unique_id)
 
+    def _split(self, model: str, adapter: str | None, ranks: int, cores: int) -> Engine:
+        """The engine of the first rank, the others started. They end with this process."""
+        import ray
+
+        about: Any = ray.util
+        host = str(about.get_node_ip_address())
+        store = DISTRIBUTED.TCPStore(host, 0, ranks, is_master=True, wait_for_workers=False)
+        rank: Any = ray.remote(num_cpus=cores)(Rank)  # Ray's own types know no remote of a class made so
+        self._ranks = [rank.remote() for _ in range(1, ranks)]
+        self._followers = [
+            one.follow.remote(model, adapter, number, ranks, (host, store.port))
+            for number, one in enumerate(self._ranks, 1)
+        ]
+        engine = Engine(load(model, adapter), mesh=_mesh(store, 0, ranks))
+        engine.denoiser = cast(Denoiser, Leading(engine.denoiser))
+        return engine
+
     def check_health(self) -> None:
         if not self._worker.alive:
             raise RuntimeError("the engine's thread has ended")
+        if self._followers:
+            import ray
+
+            if ray.wait(self._followers, timeout=0)[0]:
+                os._exit(1)  # without one of its ranks it can make no pass: Ray starts all anew
 
     async def answer(self, call: Call) -> AsyncGenerator[Message]:
         """`taken`, what the application sends, `over`. Cancelled or closed, it is as if the client had left."""
@@ -101,10 +139,21 @@ class Replica:
             left.set()
 
 
-def _engine(model: str, adapter: str | None, loaded: threading.Event) -> Engine:
-    engine = Engine(load(model, adapter))
-    loaded.set()
-    return engine
+class Rank:
+    """A process of Ray's that holds a part of a replica's network."""
+
+    def follow(self, model: str, adapter: str | None, rank: int, ranks: int, first: tuple[str, int]) -> None:
+        """Until the first rank, whose store is at this host and port, is gone."""
+        store = DISTRIBUTED.TCPStore(*first, ranks, is_master=False)
+        follow(Engine(load(model, adapter), mesh=_mesh(store, rank, ranks)).denoiser)
+
+
+def _mesh(store: Any, rank: int, ranks: int) -> DeviceMesh:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    forever = timedelta(days=3650)  # a replica may have nothing to do for long
+    DISTRIBUTED.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=forever)
+    return init_device_mesh("cpu", (ranks,))
 
 
 class Cluster:
@@ -129,10 +178,11 @@ class Cluster:
         )  # what the front alone needs stays there
 
     def __enter__(self) -> Cluster:
-        cores = max(1, (os.cpu_count() or 1) // self._size.most)
+        processes = self._size.most * self._size.ranks
+        cores = max(1, (os.cpu_count() or 1) // processes)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: streams would wait for whatever else runs
-        own: dict[str, Any] = {"address": "local", "num_cpus": cores * self._size.most, "include_dashboard": False}
+        own: dict[str, Any] = {"address": "local", "num_cpus": cores * processes, "include_dashboard": False}
         self._ray.init(**(own if self._own else {}), log_to_driver=False, logging_level=logging.ERROR)
         try:
             self._deploy(cores if self._own else 1)
@@ -158,6 +208,8 @@ class Cluster:
                 "min_replicas": size.replicas, "max_replicas": size.most, "target_ongoing_requests": BUSY,
                 "upscale_delay_s": 2, "look_back_period_s": 5, "downscale_delay_s": 60, "metrics_interval_s": 1,
             }}  # fmt: skip
+        if size.ranks > 1:
+            count["placement_group_bundles"] = [{"CPU": cores}] * size.ranks
         deployment = self._serve.deployment(
             Replica, name=NAME, ray_actor_options={"num_cpus": cores}, logging_config=quiet,
             max_ongoing_requests=self._settings.queue + 64,  # its worker refuses before that, and says when to come back
@@ -165,7 +217,7 @@ class Cluster:
             graceful_shutdown_wait_loop_s=0.1, max_constructor_retry_count=1,
             request_router_config=config(request_router_class=BeginningRouter), **count,
         )  # fmt: skip
-        bound = deployment.bind(self._model, self._adapter, self._settings)
+        bound = deployment.bind(self._model, self._adapter, self._settings, size.ranks, cores)
         try:
             handle = self._serve.run(bound, name=NAME, route_prefix=None, logging_config=quiet)
         except RuntimeError as error:

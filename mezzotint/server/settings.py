@@ -72,13 +72,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Size:
-    """replicas: at least, and most of them. Raises ValueError for numbers that make no sense."""
+    """Of a cluster. replicas: at least; most: of them; ranks: processes over which each replica's network is split.
+
+    Raises ValueError for numbers that make no sense.
+    """
 
     replicas: int
     most: int
+    ranks: int = 1
 
     def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise ValueError(f"replicas is {self.replicas}; it must be at least 1")
+        for name, value in (("replicas", self.replicas), ("tensor-parallel", self.ranks)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.most < self.replicas:
             raise ValueError(f"max-replicas is {self.most}; it must be at least the {self.replicas} of replicas")

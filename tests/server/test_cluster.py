@@ -58,10 +58,13 @@ class Cluster:
         assert found(), self.lines
         return found()[0]
 
-    def replicas(self):
-        """The processes of those that Ray has started; it gives them their names."""
+    def processes(self, name):
+        """Of those that Ray has started; it gives them their names."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return {child.pid for child in children if "replica:mezzotint" in "".join(child.cmdline()).lower()}
+        return {child.pid for child in children if name in "".join(child.cmdline()).lower()}
+
+    def replicas(self):
+        return self.processes("replica:mezzotint")
 
     def __enter__(self):
         return self
@@ -109,9 +112,9 @@ def test_a_replica_is_killed(full, engine):
     never = dict.fromkeys(engine.stop_ids, -100.0)
     bodies = [
         {
-            "prompt": f"{NAMES[n % len(NAMES)]} has", "max_tokens": length, "stream": True, "temperature": n % 2,
-            "decode": ("ar", "verified")[n // 2 % 2], "logit_bias": {str(id): -100 for id in never},
-            **({"seed": n} if n % 4 else {}),
+            "prompt": f"{NAMES[n % len(NAMES)]} has", "max_tokens": length, "stream": True, "temperature": n % 2 * 0.6,
+            "top_k": 8, "decode": ("ar", "verified")[n // 2 % 2], "logit_bias": {str(id): -100 for id in never},
+            **({"seed": n} if n % 2 else {}),  # drawn by the front, which a text without draws does not show
         }
         for n in range(num_streams)
     ]  # fmt: skip
@@ -146,9 +149,9 @@ def test_a_replica_is_killed(full, engine):
                     True,
                     body["decode"],
                     length,
-                    float(body["temperature"]),
+                    body["temperature"],
                     reader.seed,
-                    tilt=Tilt(never),
+                    tilt=Tilt(never, top_k=8),
                 )
                 whole = engine.generate(request)[0].text
                 if reader.done:
@@ -170,12 +173,51 @@ def test_a_replica_is_killed(full, engine):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.skipif(not has_ray_serve(), reason="Ray Serve is not installed")
+def test_a_replica_of_two_ranks(full, engine):
+    """It says what one process says; when a rank is killed, clients are told within a second, and it is made anew."""
+    if not full:
+        pytest.skip("it starts a cluster of its own; full counts only")
+    folder = tempfile.mkdtemp(prefix="mz")
+    body = {"prompt": "Mia has", "max_tokens": 30, "temperature": 0.6, "seed": 1}
+    whole = engine.generate(mz.Request("Mia has", True, max_tokens=30, temperature=0.6, seed=1))[0].text
+    try:
+        with Cluster(folder, "--replicas", "1", "--tensor-parallel", "2") as cluster:
+            cluster.line("replicas", 240, ready=1)
+
+            def text():
+                return httpx.post(f"{cluster.base}/v1/completions", json=body, timeout=120).json()["choices"][0]["text"]
+
+            assert text() == whole
+            when = []
+
+            def started(reader):
+                if not when:
+                    when.append(time.monotonic())
+                    os.kill(cluster.processes("ray::rank").pop(), signal.SIGKILL)
+
+            long = {
+                **body,
+                "max_tokens": 200,
+                "stream": True,
+                "logit_bias": dict.fromkeys(map(str, engine.stop_ids), -100),
+            }
+            reader = Reader(cluster.base, long, started)
+            assert reader.error["code"] == "replica_died" and reader.at[-1] - when[0] < 2
+            down, _ = cluster.line("replicas", 60, since=when[0], ready=0)
+            cluster.line("replicas", 240, since=down, ready=1)
+            assert text() == whole
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--replicas", "0"], "replicas is 0; it must be at least 1"),
         (["--replicas", "2", "--max-replicas", "1"], "max-replicas is 1; it must be at least the 2 of replicas"),
-        (["--max-replicas", "2"], "--max-replicas needs --replicas, the number to begin with"),
+        (["--max-replicas", "2"], "--max-replicas and --tensor-parallel need --replicas"),
+        (["--replicas", "2", "--tensor-parallel", "3"], "4 heads cannot be split over 3 ranks"),
         (["--replicas", "2", "--remote", "openai:x"], "--remote is for the playground"),
     ],
 )
