@@ -34,6 +34,7 @@ from mezzotint.model.denoiser import Denoiser
 from mezzotint.server import chance
 from mezzotint.server.app import routes
 from mezzotint.server.call import Call
+from mezzotint.server.errors import ApiError
 from mezzotint.server.front import Front, Lost
 from mezzotint.server.guard import Guard
 from mezzotint.server.keeper import Link
@@ -243,7 +244,7 @@ class Cluster:
                 yield message
             done = True
         except RayTaskError:
-            raise
+            raise ApiError(500, "the server failed at this request", "internal_error") from None
         except (RayError, RayServeException) as error:
             raise Lost(type(error).__name__) from None
         finally:
@@ -272,7 +273,7 @@ class ClusterServer(Server[Front]):
     """uvicorn before a cluster."""
 
     def __init__(self, front: Front, cluster: Cluster, settings: Settings, link: Link) -> None:
-        config = configured(Guard(front, settings, Metrics(settings.name)), settings)
+        config = configured(Guard(front, settings, front.metrics), settings)
         super().__init__(config, front, settings.grace, link.serving)
         self._front, self._cluster = front, cluster
 
@@ -289,4 +290,6 @@ def serve(model: str, adapter: str | None, settings: Settings, size: Size, link:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with link.bound as bound, Cluster(model, adapter, settings, size) as cluster:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn takes it, and hands it on when all is done
-        ClusterServer(Front(cluster.ask, settings), cluster, settings, link).run(sockets=[bound])
+        ClusterServer(Front(cluster.ask, settings, Metrics(settings.name)), cluster, settings, link).run(
+            sockets=[bound]
+        )

@@ -26,12 +26,13 @@ from starlette.types import Message, Receive, Scope, Send
 from mezzotint.server.call import Call, beginning
 from mezzotint.server.errors import ApiError, busy
 from mezzotint.server.guard import respond
-from mezzotint.server.metrics import joined
+from mezzotint.server.metrics import Metrics, joined
 from mezzotint.server.settings import Settings
 from mezzotint.server.sse import event
 from mezzotint.server.worker import client
 
 AGAIN = 0.8  # seconds in which another replica must have taken up what a dead one left
+HEALTH = ("/health", "/v1/health")  # of what lives, the server's end or not
 TRACES = "/v1/traces/"
 Ask = Callable[[Call], AsyncGenerator[Message]]
 
@@ -45,8 +46,8 @@ class Front:
     `ready_count` is more than 0, and once it is draining, it refuses.
     """
 
-    def __init__(self, ask: Ask, settings: Settings) -> None:
-        self._ask, self.settings = ask, settings
+    def __init__(self, ask: Ask, settings: Settings, metrics: Metrics) -> None:
+        self._ask, self.settings, self.metrics = ask, settings, metrics
         self.ready_count = 0  # replicas that answer
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,18 +72,20 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             raise ApiError(501, "replicas answer no WebSockets; start a server without --replicas for them")
-        self.check()
         path = scope["path"]
-        if path in ("/health", "/v1/health", "/ready"):
+        if path not in HEALTH or not self.ready_count:
+            self.check()
+        if path in (*HEALTH, "/ready"):
             said = {"status": "ready" if path == "/ready" else "ok", "replicas": self.ready_count}
             await JSONResponse(said)(scope, receive, send)
             return
         if path == "/metrics":
-            await PlainTextResponse(await self._metrics(scope))(scope, receive, send)
+            await PlainTextResponse(await self._metrics())(scope, receive, send)
             return
         body = (await receive())["body"]
+        headers = tuple((name, value) for name, value in scope["headers"] if name != b"authorization")  # keys stay here
         call = Call(
-            scope["method"], path, scope["query_string"], tuple(map(tuple, scope["headers"])), body, client.get(),
+            scope["method"], path, scope["query_string"], headers, body, client.get(),
             secrets.randbits(128), int(time.time()), beginning(body),
         )  # fmt: skip
         if path.startswith(TRACES):
@@ -128,10 +131,11 @@ class Front:
                 return turned
         return call
 
-    async def _metrics(self, scope: Scope) -> str:
+    async def _metrics(self) -> str:
         call = Call("GET", "/metrics", b"", (), b"", None, 0, 0)
         found = await asyncio.gather(*(self._whole(turned) for turned in self._everyone(call)))
-        return joined(body.decode() for _, body in found)
+        texts = {str(number): body for number, (_, body) in enumerate(found)}
+        return joined({"front": self.metrics.text(0, 0), **texts})  # it knows what was refused
 
 
 class Telling:

@@ -6,7 +6,7 @@ between commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -76,14 +76,14 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def joined(texts: Iterable[str]) -> str:
-    """The series of several servers as one text, each labelled with whose it is: replica 0, 1, .."""
+def joined(texts: Mapping[str, bytes]) -> str:
+    """What several servers say, as one text. Each series is labelled with its server's name: `replica`."""
     families: dict[str, Metric] = {}
-    for number, text in enumerate(texts):
-        for found in text_string_to_metric_families(text):
+    for name, text in texts.items():
+        for found in text_string_to_metric_families(text.decode()):
             family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
             for one in found.samples:
-                family.add_sample(one.name, {**one.labels, "replica": str(number)}, one.value)
+                family.add_sample(one.name, {**one.labels, "replica": name}, one.value)
     return generate_latest(_Kept(list(families.values()))).decode()
 
 

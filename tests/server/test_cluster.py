@@ -164,11 +164,42 @@ def test_a_replica_is_killed(full, engine):
             waits = [next(at for at in [*reader.at, 1e9] if at > when) - when for reader in lost]
             assert back - when < (load + 5 if full else 240), (back - when, load)
             assert httpx.get(f"{cluster.base}/health").json() == {"status": "ok", "replicas": 2}
+            with httpx.stream("POST", f"{cluster.base}/v1/completions", json=bodies[1], timeout=60) as response:
+                next(response.iter_lines())  # a client that leaves
+            live.wait(lambda: live.metric(cluster.base, "request_cancelled_total") == 1, 30)
+            live.wait(lambda: live.metric(cluster.base, "num_requests_running") == 0, 30)
             print(
                 f"\nloaded in {load:.1f} s; {len(lost)} of {num_streams} streams were on the dead replica, "
                 f"{sum(reader.done for reader in lost)} of them told again, the next event after "
                 f"{max(waits):.2f} s at most; full capacity after {back - when:.1f} s"
             )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.skipif(not has_ray_serve(), reason="Ray Serve is not installed")
+def test_long_queues_make_a_replica_more(full):
+    if not full:
+        pytest.skip("it starts a cluster of its own; full counts only")
+    folder = tempfile.mkdtemp(prefix="mz")
+    try:
+        with Cluster(folder, "--replicas", "1", "--max-replicas", "2") as cluster:
+            cluster.line("replicas", 240, ready=1)
+            over = threading.Event()
+
+            def ask(n):
+                while not over.is_set():
+                    body = {"prompt": "Mia has", "max_tokens": 200, "seed": n}
+                    httpx.post(f"{cluster.base}/v1/completions", json=body, timeout=120).raise_for_status()
+
+            with ThreadPoolExecutor(20) as pool:
+                asking = [pool.submit(ask, n) for n in range(20)]
+                try:
+                    cluster.line("replicas", 120, ready=2)
+                finally:
+                    over.set()
+            for one in asking:
+                one.result()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

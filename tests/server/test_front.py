@@ -51,9 +51,9 @@ class Replicas:
 
 def asked(replicas, path="/v1/completions", ready=2, keys=(), **body):
     settings = Settings(keys=keys)
-    front = Front(replicas.ask, settings)
+    front = Front(replicas.ask, settings, Metrics("tiny"))
     front.ready_count = ready
-    app = Guard(front, settings, Metrics("tiny"))
+    app = Guard(front, settings, front.metrics)
 
     async def ask():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
@@ -110,9 +110,32 @@ def test_refusals():
     assert not replicas.calls
 
 
+def test_keys_stay_at_the_front():
+    replicas = Replicas([DONE])
+    front = Front(replicas.ask, Settings(), Metrics("tiny"))
+    front.ready_count = 1
+    headers = [(b"authorization", b"Bearer k"), (b"accept", b"*/*")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/x",
+        "query_string": b"",
+        "headers": headers,
+        "state": {"log": {}},
+    }
+    inbox = asyncio.Queue()
+    inbox.put_nowait({"type": "http.request", "body": b"{}"})
+
+    async def send(message):
+        pass
+
+    asyncio.run(front(scope, inbox.get, send))
+    assert replicas.calls[0].headers == ((b"accept", b"*/*"),)
+
+
 def test_a_client_that_leaves_ends_the_call():
     replicas = Replicas([piece("a")] * 100, pause=0.02)
-    front = Front(replicas.ask, Settings())
+    front = Front(replicas.ask, Settings(), Metrics("tiny"))
     front.ready_count = 1
     out = []
 
@@ -142,7 +165,7 @@ def test_a_client_that_leaves_ends_the_call():
 
 def test_a_server_that_ends_says_so_in_its_streams():
     replicas = Replicas([piece("a")] * 100, pause=0.02)
-    front = Front(replicas.ask, Settings())
+    front = Front(replicas.ask, Settings(), Metrics("tiny"))
     front.ready_count = 1
     out = []
 
@@ -194,7 +217,7 @@ def test_metrics_of_replicas_are_told_apart():
     one, two = Metrics("tiny"), Metrics("tiny")
     one.worked(3, 0, 0, 0)
     two.worked(4, 8, 4, 9)
-    lines = joined([one.text(0, 0).decode(), two.text(1, 0).decode()]).splitlines()
+    lines = joined({"0": one.text(0, 0), "1": two.text(1, 0)}).splitlines()
     assert 'mezzotint:prompt_tokens_total{model_name="tiny",replica="0"} 3.0' in lines
     assert 'mezzotint:prompt_tokens_total{model_name="tiny",replica="1"} 4.0' in lines
     assert len([line for line in lines if line.startswith("# TYPE mezzotint:prompt_tokens_total")]) == 1
