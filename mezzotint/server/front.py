@@ -31,7 +31,7 @@ from mezzotint.server.settings import Settings
 from mezzotint.server.sse import event
 from mezzotint.server.worker import client
 
-AGAIN = 0.8  # seconds in which another replica must have taken up what a dead one left
+AGAIN = 0.7  # seconds in which another replica must have taken up what a dead one left
 HEALTH = ("/health", "/v1/health")  # of what lives, the server's end or not
 TRACES = "/v1/traces/"
 Ask = Callable[[Call], AsyncGenerator[Message]]

@@ -108,7 +108,7 @@ class Reader:
 
 @pytest.mark.skipif(not has_ray_serve(), reason="Ray Serve is not installed")
 def test_a_replica_is_killed(full, engine):
-    num_streams, length = (20, 400) if full else (8, 200)
+    num_streams, length = (20, 250) if full else (8, 200)
     never = dict.fromkeys(engine.stop_ids, -100.0)
     bodies = [
         {
@@ -234,7 +234,7 @@ def test_a_replica_of_two_ranks(full, engine):
                 "logit_bias": dict.fromkeys(map(str, engine.stop_ids), -100),
             }
             reader = Reader(cluster.base, long, started)
-            assert reader.error["code"] == "replica_died" and reader.at[-1] - when[0] < 2
+            assert reader.error["code"] == "replica_died" and reader.at[-1] - when[0] < 1
             down, _ = cluster.line("replicas", 60, since=when[0], ready=0)
             cluster.line("replicas", 240, since=down, ready=1)
             assert text() == whole
@@ -258,5 +258,5 @@ def test_bad_input_is_told_in_a_sentence(args, said, full):
     env = {**os.environ, "OPENAI_API_KEY": "x"}
     command = [sys.executable, "-m", "mezzotint", "serve", "--model", "tiny", "--port", "0", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert said in done.stderr.strip().splitlines()[-1]  # before it the log, where the model had to be opened to know
