@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -16,8 +17,9 @@ from mezzotint.commands.loading import load_engine
 from mezzotint.commands.shared import AdapterFolder, BadInput, ModelName, read_text, reporting
 
 if TYPE_CHECKING:
+    from mezzotint.checkpoints.load import Checkpoint
     from mezzotint.engine.engine import Engine
-    from mezzotint.server.settings import Settings
+    from mezzotint.server.settings import Settings, Size
 
 Remotes = Annotated[
     list[str] | None,
@@ -49,6 +51,15 @@ def serve(
     transcriber: Annotated[
         str, typer.Option(help="What hears speech: pocketsphinx, or a plug-in as for transcribe.")
     ] = "pocketsphinx",
+    replicas: Annotated[
+        int | None, typer.Option(help="Processes with a model each, on Ray Serve (RAY_ADDRESS); no playground then.")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="Up to so many while queues are long; needs --replicas.")
+    ] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Processes over which each replica's network is split; needs --replicas.")
+    ] = 1,
 ) -> None:
     """Answer OpenAI's clients over HTTP: chat, completions, edits. Ctrl-C or SIGTERM ends it when the answers are out.
 
@@ -83,7 +94,23 @@ def serve(
         transcriber=transcriber,
     )
 
-    _serve(settings, model, adapter)
+    _serve(settings, model, adapter, size=_size(replicas, max_replicas, tensor_parallel, remote))
+
+
+def _size(replicas: int | None, most: int | None, ranks: int, remotes: list[str] | None) -> Size | None:
+    """How many processes. Raises ValueError for numbers that make no sense, and where Ray Serve is not installed."""
+    if replicas is None:
+        if most is not None or ranks != 1:
+            raise BadInput("--max-replicas and --tensor-parallel need --replicas, the number to begin with")
+        return None
+    from mezzotint.server.settings import Size
+
+    size = Size(replicas, replicas if most is None else most, ranks)
+    if remotes:
+        raise BadInput("--remote is for the playground, which replicas do not have; leave one of the two out")
+    if not importlib.util.find_spec("ray") or not importlib.util.find_spec("ray.serve"):
+        raise BadInput("--replicas needs Ray Serve; install it with pip install 'mezzotint[ray]'")
+    return size
 
 
 @reporting
@@ -141,8 +168,6 @@ def _answers(url: str, seconds: float = 600.0) -> bool:
 
 def _must_serve() -> None:
     """Raises BadInput where what a server needs is not installed."""
-    import importlib.util
-
     lacking = [
         needed
         for needed in ("fastapi", "uvicorn", "websockets", "prometheus_client")
@@ -153,22 +178,37 @@ def _must_serve() -> None:
 
 
 def _serve(
-    settings: Settings, model: str, adapter: str | None, listening: Callable[[str], None] = lambda url: None
-) -> None:
+    settings: Settings, model: str, adapter: str | None, listening: Callable[[str], None] = lambda url: None,
+    size: Size | None = None,
+) -> None:  # fmt: skip
     """Until a signal: in this process where a keeper started it, else as the keeper of one that does."""
     from mezzotint.server.keeper import inherited, keep
 
     link = inherited()
     if link is None:
         sys.exit(keep(settings, listening=listening))
+    if size is not None:
+        from mezzotint.checkpoints.load import load as opened
+        from mezzotint.server.cluster import serve as run_cluster
+
+        checkpoint = opened(model, adapter)  # here it can still be said in a sentence
+        _must_continue(checkpoint)
+        if size.ranks > 1:
+            from mezzotint.model.parallel import Share
+
+            Share(checkpoint.config, 0, size.ranks)
+        run_cluster(model, adapter, settings, size, link)
+        return
     from mezzotint.server.run import serve as run
 
     def load() -> Engine:
         engine, _ = load_engine(model, adapter)
-        if engine.checkpoint.facts.whole:
-            raise BadInput(
-                f"{engine.checkpoint.name} writes whole canvases; a server needs a model that continues text"
-            )
+        _must_continue(engine.checkpoint)
         return engine
 
     run(load, settings, link)
+
+
+def _must_continue(checkpoint: Checkpoint) -> None:
+    if checkpoint.facts.whole:
+        raise BadInput(f"{checkpoint.name} writes whole canvases; a server needs a model that continues text")

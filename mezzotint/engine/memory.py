@@ -83,8 +83,7 @@ class Memory:
         """A larger segment of its own, what is kept copied. Call `make_room` first."""
         larger = self.take(positions)
         if lane.own is not None:
-            larger.keys[:, :, : lane.kept] = lane.own.keys[:, :, : lane.kept]
-            larger.values[:, :, : lane.kept] = lane.own.values[:, :, : lane.kept]
+            larger.copy(lane.own, lane.kept)
             self.drop([(lane.own, 0)])
         lane.own = larger
 
@@ -154,7 +153,7 @@ class Memory:
             return
         assert lane.own is not None
         copy = self.take(lane.kept)
-        copy.keys[:], copy.values[:] = lane.own.keys[:, :, : lane.kept], lane.own.values[:, :, : lane.kept]
+        copy.copy(lane.own, lane.kept)
         self.drop([(lane.own, 0)])
         lane.own = copy
         self.freeze(lane)

@@ -43,6 +43,11 @@ class Segment:
     def bytes(self) -> int:
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    def copy(self, source: Segment, count: int) -> None:
+        """The first `count` positions of another."""
+        self.keys[:, :, :count] = source.keys[:, :, :count]
+        self.values[:, :, :count] = source.values[:, :, :count]
+
 
 Path = list[tuple[Segment, int]]  # segments one behind the other, and how many positions of each are read
 

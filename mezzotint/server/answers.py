@@ -6,8 +6,6 @@ Frame, Scores, Text, Finished  ->  pieces (row, text, how it ended, log-probabil
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from mezzotint.constraint.formats import Format
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Finished, Scores, Text
 from mezzotint.sampler.trace import Frame, Trace
+from mezzotint.server import chance
 from mezzotint.server.frames import Film, draft
 from mezzotint.server.metrics import Metrics
 from mezzotint.server.orders import Order
@@ -61,11 +60,11 @@ class Answer:
     late: bool = False  # its own deadline ended it
     reasons: dict[int, str] = field(default_factory=dict)
     traces: list[Trace] = field(default_factory=list)
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: int = field(default_factory=chance.created)
     id: str = ""
 
     def __post_init__(self) -> None:
-        self.id = f"{'chatcmpl' if self.kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+        self.id = f"{'chatcmpl' if self.kind == 'chat' else 'cmpl'}-{chance.digits()}"
         if self.traced:
             self.traces = [Trace(self.engine.header(request)) for request in self.order.requests]
 

@@ -15,8 +15,6 @@ GET  /v1/models  /v1/models/{id}  /v1/traces/{id}  /health  /ready  /version  /m
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -25,7 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import mezzotint
-from mezzotint.server import codes, decisions, fim, playground, remotes, responses, speech, tokens, translate
+from mezzotint.server import chance, codes, decisions, fim, playground, remotes, responses, speech, tokens, translate
 from mezzotint.server.errors import ApiError, bad, of
 from mezzotint.server.guard import Guard
 from mezzotint.server.metrics import Metrics
@@ -49,6 +47,14 @@ class Lines(Response):
 def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     """The whole application behind its guard, and the preview's pages beside it."""
     service = Service(worker, settings)
+    app = routes(service)
+    playground.add(app, service, preview)
+    _described(app)
+    return Split(Guard(app, settings, service.metrics), preview)
+
+
+def routes(service: Service) -> FastAPI:
+    """All that clients ask: neither the playground nor what guards it."""
     app = FastAPI(
         title="Mezzotint", version=mezzotint.__version__, docs_url=None, redoc_url=None,
         responses=dict.fromkeys(STATUSES, ERROR),
@@ -58,11 +64,16 @@ def build(worker: Worker, settings: Settings, preview: Preview) -> Split:
     for part in (fim, codes, responses, decisions, tokens, translate, speech, remotes):
         part.add(app, service)
     _other_routes(app, service)
-    playground.add(app, service, preview)
+    _described(app)
+    return app
+
+
+def _described(app: FastAPI) -> None:
+    """The OpenAPI file, of what there is now."""
+    app.openapi_schema = None
     for path in app.openapi()["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # the framework's own refusals leave as 400
-    return Split(Guard(app, settings, service.metrics), preview)
 
 
 def _text_routes(app: FastAPI, service: Service) -> None:
@@ -85,7 +96,7 @@ def _text_routes(app: FastAPI, service: Service) -> None:
         service.metrics.worked(0, 0, done.edit.num_calls, 0)
         request.state.log["calls"] = done.edit.num_calls
         return EditAnswer(
-            id=f"edit-{uuid.uuid4().hex}", created=int(time.time()), model=service.name, seed=seed,
+            id=f"edit-{chance.digits()}", created=chance.created(), model=service.name, seed=seed,
             problems=done.problems, warning="; ".join(ignored(body)) or None, **done.edit.to_json(),
         )  # fmt: skip
 

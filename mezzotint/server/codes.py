@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-import uuid
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,6 +24,7 @@ from mezzotint.edit.hunks import Edit
 from mezzotint.edit.merge import merge
 from mezzotint.edit.router import choose
 from mezzotint.engine.engine import Engine
+from mezzotint.server import chance
 from mezzotint.server.errors import bad
 from mezzotint.server.orders import seed_of
 from mezzotint.server.service import Service, ignored
@@ -122,7 +121,7 @@ def add(app: FastAPI, service: Service) -> None:
             "diffusion": {"calls": calls},
         }  # fmt: skip
         return {
-            "id": f"{kind}cmpl-{uuid.uuid4().hex}", "object": f"{kind}.completion", "created": int(time.time()),
+            "id": f"{kind}cmpl-{chance.digits()}", "object": f"{kind}.completion", "created": chance.created(),
             "model": service.name, "choices": [choice], "usage": usage, "seed": seed,
             **({"warning": warning} if warning else {}),
         }  # fmt: skip

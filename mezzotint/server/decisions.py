@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -26,6 +25,7 @@ from mezzotint.edit.ask import Report, silent
 from mezzotint.engine.engine import Engine
 from mezzotint.engine.request import Request as Ask
 from mezzotint.sampler.verify import pad
+from mezzotint.server import chance
 from mezzotint.server.errors import bad
 from mezzotint.server.orders import TOO_LONG, fits
 from mezzotint.server.service import Service, ignored
@@ -194,7 +194,7 @@ def add(app: FastAPI, service: Service) -> None:
         service.metrics.worked(read, 0, 0, 0)
         warning = {"warning": "; ".join(notes)} if (notes := ignored(body)) else {}
         return {
-            "id": f"decision-{uuid.uuid4().hex}", "model": service.name,
+            "id": f"decision-{chance.digits()}", "model": service.name,
             "answers": {name: answered(one.question, chances[name]) for name, one in asked.items()},
             "usage": {"input_tokens": read, "output_tokens": 0, "total_tokens": read}, **warning,
         }  # fmt: skip

@@ -6,7 +6,10 @@ between commits.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 RATIOS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -71,3 +74,23 @@ class Metrics:
         self._running.labels(self.model).set(running)
         self._waiting.labels(self.model).set(waiting)
         return generate_latest(self.registry)
+
+
+def joined(texts: Mapping[str, bytes]) -> str:
+    """What several servers say, as one text. Each series is labelled with its server's name: `replica`."""
+    families: dict[str, Metric] = {}
+    for name, text in texts.items():
+        for found in text_string_to_metric_families(text.decode()):
+            family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+            for one in found.samples:
+                family.add_sample(one.name, {**one.labels, "replica": name}, one.value)
+    return generate_latest(_Kept(list(families.values()))).decode()
+
+
+class _Kept(CollectorRegistry):
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from mezzotint.model.condition import Condition
 from mezzotint.sampler.decoding import POLICIES, Decoding
 from mezzotint.sampler.lens import Tilt
 from mezzotint.sampler.quality import QUALITY
+from mezzotint.server import chance
 from mezzotint.server.errors import ApiError, bad
 from mezzotint.server.settings import LATE, LONGEST_HOLE, MOST_PROMPTS
 from mezzotint.server.tools import as_text, format_of, told
@@ -51,7 +51,7 @@ class Order:
 
 def seed_of(given: int | None) -> int:
     """A seed of our own where none is given: the answer names it, so that it can be asked for again."""
-    return secrets.randbits(53) if given is None else given  # 53 bits: JavaScript reads them exactly
+    return chance.seed() if given is None else given
 
 
 def chat_order(engine: Engine, body: Chat, most: int) -> Order:

@@ -7,7 +7,6 @@ response.created  .in_progress  .output_item.added  .content_part.added
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mezzotint.server import chance
 from mezzotint.server.answers import Answer, Piece
 from mezzotint.server.errors import bad
 from mezzotint.server.orders import chat_order
@@ -84,7 +84,7 @@ class Told:
 
     def __init__(self, body: Responses, answer: Answer) -> None:
         self.body, self.answer = body, answer
-        self.id, self.item = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
+        self.id, self.item = f"resp_{chance.digits()}", f"msg_{chance.digits()}"
 
     def response(self, status: str, text: str | None = None) -> dict[str, Any]:
         body, answer, usage = self.body, self.answer, self.answer.usage()

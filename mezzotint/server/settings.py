@@ -68,3 +68,22 @@ class Settings:
     def local(self) -> bool:
         """Does it listen to this machine alone?"""
         return self.host in LOOPBACK
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a cluster. replicas: at least; most: of them; ranks: processes over which each replica's network is split.
+
+    Raises ValueError for numbers that make no sense.
+    """
+
+    replicas: int
+    most: int
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("replicas", self.replicas), ("tensor-parallel", self.ranks)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.most < self.replicas:
+            raise ValueError(f"max-replicas is {self.most}; it must be at least the {self.replicas} of replicas")

@@ -7,7 +7,6 @@ a call is always one of a tool that is there, with arguments that satisfy its sc
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mezzotint.constraint.formats import CALL_BEGINS, MOST_TOOLS, Format, JsonSchema, ToolCall, parse_call
 from mezzotint.constraint.schema import UnsupportedSchema
+from mezzotint.server import chance
 from mezzotint.server.errors import bad
 
 TOLD = (
@@ -188,4 +188,4 @@ def _delta(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
+    return f"call_{chance.digits()[:24]}"

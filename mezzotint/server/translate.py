@@ -12,7 +12,6 @@ A browser's WebSocket sends no headers of ours, so a key may come as a protocol:
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from pydantic import Field, ValidationError
 from mezzotint.edit.ask import Report
 from mezzotint.engine.engine import Engine
 from mezzotint.live.translate import Live, Translator, Update, Writer
+from mezzotint.server import chance
 from mezzotint.server.errors import ApiError, bad, busy
 from mezzotint.server.orders import fits
 from mezzotint.server.service import Service, ignored
@@ -96,7 +96,7 @@ def add(app: FastAPI, service: Service) -> None:
         live = body.live(service.settings.max_tokens)
         engine = service.worker.ready()
         Writer(engine)
-        id, notes = f"translation-{uuid.uuid4().hex}", [*_notes(engine), *ignored(body)]
+        id, notes = f"translation-{chance.digits()}", [*_notes(engine), *ignored(body)]
 
         def work(engine: Engine, report: Report) -> Iterator[Update]:
             translator = Translator(Writer(engine, report=report), live)
