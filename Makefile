@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 FROM ?=
 DLLM ?=
+PEERS ?=
 # without what setuptools says of every editable installation
 install = PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 export PROMPT ?= Write a Python function that reverses a string.
 export TEXT ?= She dont like apples.
 export INSTRUCTION ?= fix the grammar
 
-.PHONY: help env base demo test test-web test-server test-full check format clean bench-train picture golden
+.PHONY: help env base demo test test-web test-server test-full check format clean bench-train bench-engine picture golden
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -56,6 +57,9 @@ bench-%: base ## bench-NAME runs benchmarks/NAME.py (edit-latency: edit_latency.
 
 bench-train: base ## speed of training against a plain transformers loop and, with DLLM=folder, dllm
 	$(BIN)/python benchmarks/train.py $(if $(DLLM),--dllm '$(DLLM)')
+
+bench-engine: base ## speed of decoding against other people's samplers: PEERS=folder of their environments
+	$(BIN)/python benchmarks/engine.py --peers '$(PEERS)'
 
 picture: base ## draw the README's strip again
 	$(BIN)/python scripts/picture.py
