@@ -21,6 +21,8 @@ from mezzotint.model.condition import Condition
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.visibility import CLEAN, Places
 
+PIECE = 512  # positions of a long text that one pass reads
+
 
 class KVCache:
     """Keys and values of `rows` texts. `lengths` int64 `[B]` on the CPU: clean positions kept, a row each.

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.model.adapter import Adapter, AdapterConfig, Gate, LayerPairs, fill
-from mezzotint.model.cache import KVCache, Recorded
+from mezzotint.model.cache import PIECE, KVCache, Recorded
 from mezzotint.model.condition import NULL, Conditioner, Conditions
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.lanes import Ragged, Said, Segment
@@ -329,13 +329,22 @@ class Denoiser(nn.Module):
     def _mask(
         self, visible: Visibility, places: Places, cache: KVCache | Recorded | None, layer: int
     ) -> BlockMask | Tensor | None:
-        """Who sees whom in this layer: bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask."""
+        """Who sees whom in this layer: bool `[B, 1, Q/K * T, S]`, None when everyone sees everyone, or a BlockMask.
+
+        A layer with a window may have fewer columns than there are keys: then they are those of the last ones.
+        """
         if self.flexible and cache is None:
             return visible.block_mask(places)
         seen = visible.dense(places, places if cache is None else cache.places(places))  # [B, T, S]
+        start = 0
+        if self.config.variant is not None and self.config.kind(layer).window is not None:
+            start = int(
+                (seen & places.valid[:, :, None]).flatten(0, 1).any(0).int().argmax()
+            )  # before it, nobody looks
+            seen = seen[:, :, start:]
         seen = seen | ~places.valid[:, :, None]  # padding attends anywhere: a row with no key would be nan
         heads, kv_heads, _ = self.held.heads(layer)
-        return None if bool(seen.all()) else seen[:, None].repeat(1, 1, heads // kv_heads, 1)
+        return None if start == 0 and bool(seen.all()) else seen[:, None].repeat(1, 1, heads // kv_heads, 1)
 
     def _variant_states(
         self, x: Tensor, tokens: Tokens, places: Places, visible: Visibility, cache: KVCache | Recorded | None,
@@ -476,6 +485,8 @@ class Denoiser(nn.Module):
         """
         if self.reader is not None:
             return self.reader.read(self, tokens, counts, cache)
+        if tokens.shape[1] > PIECE and not every:
+            return self._read_pieces(tokens, counts, cache)
         step = torch.arange(tokens.shape[1])
         position = cache.lengths[:, None] + step
         valid = step < counts[:, None]
@@ -491,6 +502,19 @@ class Denoiser(nn.Module):
         had = cache.ahead
         cache.ahead = newest if had is None else torch.where((counts > 0)[:, None].to(newest.device), newest, had)
         return prediction
+
+    def _read_pieces(self, tokens: Tokens, counts: Tensor, cache: KVCache) -> Prediction:
+        """`read` of a long text: a piece sees only what is before it, where one pass computes the whole square of scores."""
+        said = self.read(tokens[:, :PIECE], counts.clamp(max=PIECE), cache)
+        for start in range(PIECE, tokens.shape[1], PIECE):
+            here = (counts - start).clamp(0, PIECE)
+            new = self.read(tokens[:, start : start + PIECE], here, cache)
+            reads = (here > 0)[:, None].to(tokens.device)
+            logits, hidden = (
+                torch.where(reads[..., None], a, b) for a, b in ((new.logits, said.logits), (new.hidden, said.hidden))
+            )
+            said = Prediction(logits, torch.where(reads, new.about, said.about), hidden)
+        return said
 
     def denoise(
         self,

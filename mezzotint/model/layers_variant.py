@@ -113,6 +113,8 @@ class VariantAttention(nn.Module):
         else:
             q = q.view(rows, count, kv_heads, group, size).permute(0, 2, 3, 1, 4)
             q = q.reshape(rows, kv_heads, group * count, size)
+            if mask is not None and mask.shape[-1] < k.shape[2]:  # a window: keys that nobody sees are left out
+                k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
             mixed = mixed.view(rows, kv_heads, group, count, size).permute(0, 3, 1, 2, 4).reshape(rows, count, -1)
         return terms.out(self.out(mixed), mixed)

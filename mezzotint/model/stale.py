@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mezzotint.model.cache import KVCache
+from mezzotint.model.cache import PIECE, KVCache
 from mezzotint.model.visibility import CANVAS, CLEAN, Places, Visibility, blocks, blocks_by_start, full
 from mezzotint.shapes import Logits, Tokens, Where
 
@@ -73,13 +73,19 @@ class BlockReader:
         vocabulary, width = denoiser.config.vocab_size, denoiser.config.width
         logits = denoiser.embedding.weight.new_zeros(len(text), 1, vocabulary)
         hidden = denoiser.embedding.weight.new_zeros(len(text), 1, width)
-        if bool((new > old).any()):
-            pieces = [ids[a:b] for ids, a, b in zip(text, old.tolist(), new.tolist(), strict=True)]
+        while bool((new > old).any()):  # a piece at a time, each whole blocks: it sees only what is before its end
+            ahead = old + max(PIECE, self.size or 0)
+            edges = [self.border(n, began) for n, began in zip(ahead.tolist(), cache.began, strict=True)]
+            upto = new.minimum(torch.tensor(edges))
+            pieces = [ids[a:b] for ids, a, b in zip(text, old.tolist(), upto.tolist(), strict=True)]
             rows, valid = _padded(pieces, tokens.device)
             places = self._places(rows, old, valid, CLEAN, cache.began)
             cache.rewind(old)
-            last = (new - old - 1).clamp(min=0)[:, None].to(tokens.device)
-            logits, _, hidden = denoiser(rows, places, self.visible, cache, last)
+            last = (upto - old - 1).clamp(min=0)[:, None].to(tokens.device)
+            said = denoiser(rows, places, self.visible, cache, last)
+            reads = (upto > old)[:, None, None].to(tokens.device)
+            logits, hidden = torch.where(reads, said.logits, logits), torch.where(reads, said.hidden, hidden)
+            old = upto
             if bool((new == torch.tensor(ends)).all()):
                 cache.ahead = logits[:, 0]
         cache.rewind(torch.tensor(ends))
@@ -96,15 +102,13 @@ class BlockReader:
             [[*tail, *row[:n]] for tail, row, n in zip(tails, tokens.tolist(), valid.sum(-1).tolist(), strict=True)],
             tokens.device,
         )
-        cache.rewind(border)
-        logits = denoiser(
-            rows, self._places(rows, border, real, CANVAS, cache.began), self.visible, cache, sigma=sigma
-        ).logits
-        cache.rewind(lengths)
         first = torch.tensor([len(tail) for tail in tails], device=tokens.device)[:, None]
         wanted = first + torch.arange(tokens.shape[1], device=tokens.device) - denoiser.shift  # [B, C]
-        index = wanted.clamp(0, rows.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[-1])
-        found = logits.gather(1, index)
+        cache.rewind(border)
+        places = self._places(rows, border, real, CANVAS, cache.began)
+        want = wanted.clamp(0, rows.shape[1] - 1)  # of the text before the canvas nobody asks
+        found = denoiser(rows, places, self.visible, cache, want, sigma=sigma).logits
+        cache.rewind(lengths)
         if cache.ahead is None:
             return found
         return torch.where((wanted < 0)[..., None], cache.ahead[:, None].to(found.dtype), found)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from mezzotint.model import denoiser as denoiser_module
+from mezzotint.model import stale
 from mezzotint.model.config import ModelConfig
 from mezzotint.model.denoiser import Denoiser
+from mezzotint.model.stale import BlockReader
 from mezzotint.model.visibility import (
     CANVAS,
     CLEAN,
@@ -67,6 +70,25 @@ def test_cached_equals_uncached_for_rows_of_different_lengths():
     got = model.read(rest, torch.tensor([15, 20, 17]), cache, every=True).logits
     for row, start in enumerate([9, 4, 7]):
         assert torch.allclose(got[row, : 24 - start], whole[row, start:], atol=1e-5)
+
+
+@pytest.mark.parametrize("reader", [None, BlockReader(4), BlockReader(4, after_prompt=True)])
+def test_a_long_text_read_in_pieces_is_read_as_in_one(reader, monkeypatch):
+    """Rows of different lengths that end in different pieces; what a canvas then says, and the last row of each."""
+    model, tokens = tiny(), torch.randint(0, 97, (3, 50))
+    model.reader = reader
+    counts, canvas = torch.tensor([50, 9, 30]), torch.randint(0, 97, (3, 4))
+    found = []
+    for piece in (512, 8):
+        for module in (denoiser_module, stale):
+            monkeypatch.setattr(module, "PIECE", piece)
+        cache = model.new_cache(3, 60)
+        read = model.read(tokens, counts, cache)
+        assert cache.lengths.tolist() == counts.tolist()
+        said = model.denoise(canvas, counts[:, None] + torch.arange(4), torch.ones(3, 4, dtype=torch.bool), cache)
+        found.append((*read, said))
+    for whole, pieces in zip(*found, strict=True):
+        assert torch.allclose(whole.float(), pieces.float(), atol=1e-5)
 
 
 def test_truncate_and_fork_go_back_exactly():
