@@ -264,9 +264,10 @@ def dlmserve_denoise(folder: Path) -> Decode:
 PEERS = {
     "transformers": Peer(
         transformers_gemma, "`DiffusionGemmaForBlockDiffusion.generate`; our policy `diffusion-gemma`",
-        "Both read a prompt once, keep it, and then compute canvases alone, in float32: the products are the same. What can be "
-        "saved is what lies around them (masks made for every canvas, experts gathered, three passes over the logits), and we "
-        "spend some of that on logits in float64 and on draws that do not depend on the batch.",
+        "Both read a prompt once, keep it, and then compute canvases alone in float32: the products are the same, and more than "
+        "half of either side's time at this width, so three times is out of reach without other arithmetic. What lies around "
+        "them costs us about what it costs them: of it, our logits in float64 and draws that give a row the same text in any "
+        "batch are what theirs does without.",
         3, cached=True, drawn=True,
     ),
     "dllm": Peer(
@@ -283,9 +284,9 @@ PEERS = {
     ),
     "dlmserve": Peer(
         dlmserve_denoise, "`denoise`; our policy `llada-blocks`",
-        "A LLaDA sees the whole text at every step, so neither side can keep anything without changing what is written: the "
-        "products and the attention are the same, for all positions. We save the head and its softmax over the prompt. A "
-        "larger ratio at the same text is not to be had with exact arithmetic in one precision.",
+        "A LLaDA sees the whole text at every step, so neither side can keep anything without changing what is written: products "
+        "and attention are the same, for all positions. What we save is the head and the softmax over the prompt, and that is "
+        "not a multiple.",
         3, cached=False, visibility="full",
     ),
 }  # fmt: skip
