@@ -133,7 +133,7 @@ def test_chromiums_microphone(engine, base, tmp_path, count):
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}")
-    texts = (spoken.sentences(count(30)) or [SPOKEN]) if os.environ.get("MEZZOTINT_FULL") else [SPOKEN]
+    texts = (spoken.sentences(count(100)) or [SPOKEN]) if os.environ.get("MEZZOTINT_FULL") else [SPOKEN]
     with sync_api.sync_playwright() as driver:
         for n, text in enumerate(texts):
             path = tmp_path / f"{n}.wav"
