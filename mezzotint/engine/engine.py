@@ -301,7 +301,8 @@ class Engine:
             )  # fmt: skip
             return speculation.frames(prompts, first.max_tokens, draws, locks, guide)
         drafter = None if first.decode == "ar" or not drafting else self._drafter(drafting, first, prompts)
-        length = 0 if drafter is None else LOOKUP_LENGTH if drafting != first.draft == "auto" else first.draft_length
+        most = LOOKUP_LENGTH if first.draft == "auto" and drafting == "lookup" else first.draft_length
+        length = 0 if drafter is None else most
         seen = self._lens(denoiser, requests, prompts, note)
         verified = Verified(seen, drafter, length, first.temperature, stop_ids=self.stop_ids)
         return verified.frames(prompts, first.max_tokens, draws, locks, guide=guide)
