@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def fast_denoiser(checkpoint: Checkpoint, threads: int | None = None) -> Denoise
     from mezzotint.runtime.denoiser import FastDenoiser, give_back
     from mezzotint.runtime.weights import Parts
 
-    denoiser = FastDenoiser(Parts.of(checkpoint), threads)
+    denoiser = FastDenoiser(Parts.of(checkpoint), threads, again=partial(Parts.of, checkpoint))
     give_back()
     return denoiser
 

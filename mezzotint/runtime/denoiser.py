@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,10 +70,34 @@ def session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSessio
 
 
 def give_back() -> None:
-    """Return freed memory to the system: glibc keeps what the weights took while they were packed."""
+    """Return to the system what loading alone has used: freed memory, which glibc keeps, and the libraries' code.
+
+    Of a library's code a few hundred MB are mapped around what an import has run; pages that are run again are mapped again.
+    """
     gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+    try:
+        regions = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not every sandbox shows it
+        return
+    for start, end in code_regions(regions):
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def code_regions(smaps: str) -> list[tuple[int, int]]:
+    """Where files lie in memory as code that nobody has written to: what is dropped there is read from the file again."""
+    found = []
+    for region in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps):
+        head, *rows = region.splitlines() or [""]
+        place = re.match(r"([0-9a-f]+)-([0-9a-f]+) r-xp [0-9a-f]+ \S+ [1-9]\d* +/", head)
+        sizes = dict(row.split(":", 1) for row in rows if ":" in row)
+        if place and all(sizes.get(name, "").split() == ["0", "kB"] for name in ("Private_Dirty", "Anonymous", "Swap")):
+            found.append((int(place[1], 16), int(place[2], 16)))
+    return found
 
 
 class _Call:
@@ -133,8 +160,13 @@ class FastDenoiser(Denoiser):
     wide_calls_pay = False
     lanes = False  # its graphs attend over caches of their own
 
-    def __init__(self, parts: Parts, threads: int | None = None, exact: bool = False) -> None:
-        """threads: of the runtime; None for all cores that this process may use. exact: see `blocks_graph`."""
+    def __init__(
+        self, parts: Parts, threads: int | None = None, exact: bool = False, again: Callable[[], Parts] | None = None
+    ) -> None:  # fmt: skip
+        """threads: of the runtime; None for all cores that this process may use. exact: see `blocks_graph`.
+
+        again: where the parts come from once more, when several texts are first in one pass; without it they are kept.
+        """
         nn.Module.__init__(self)
         c = parts.config
         self.config, self.held, self.shift = c, c, parts.shift
@@ -149,18 +181,32 @@ class FastDenoiser(Denoiser):
         self.canvas_role = parts.canvas_role
         self.head = None
         self.adapter: Adapter | None = parts.adapter
-        cos, sin = (table[:, : c.head_size // 2].contiguous().numpy() for table in rotary_tables(c))
-        norms = {name: gain.numpy() for name, gain in parts.norms.items()}
-
         self._everywhere = parts.adapter is not None and parts.adapter.config.gate == "all"
-        self._blocks = _Call(graph.blocks_graph(c, parts.linears, norms, (cos, sin), parts.pairs, exact), self.threads)
-        self._blocks.hold(graph.pair_inputs(parts.pairs))
-        self._paired, self._fused = bool(parts.pairs), graph.fused(c)
+        self._paired, self._fused, self._exact = bool(parts.pairs), graph.fused(c), exact
+        self._again = again or (lambda: parts)
+        self._several: list[_Call] = []  # made when it is needed, and shared by copies of this
+        self._blocks = self._call(parts, one=self._fused)
+        if not self._fused:
+            self._several.append(self._blocks)
         self._one: dict[str, Tensor] = {}  # inputs of a pass over one token
         self._one_state = torch.empty(0)
-        self._seen = torch.zeros(1, 1, 1, 0)  # nothing is hidden from it
         self._head = _Call(graph.head_graph(parts.head, exact), self.threads)
         self.requires_grad_(False).eval()
+
+    def _call(self, parts: Parts, one: bool) -> _Call:
+        c = parts.config
+        cos, sin = (table[:, : c.head_size // 2].contiguous().numpy() for table in rotary_tables(c))
+        norms = {name: gain.numpy() for name, gain in parts.norms.items()}
+        model = graph.blocks_graph(c, parts.linears, norms, (cos, sin), parts.pairs, self._exact, one)
+        call = _Call(model, self.threads)
+        call.hold(graph.pair_inputs(parts.pairs))
+        return call
+
+    def _for_several(self) -> _Call:
+        if not self._several:
+            self._several.append(self._call(self._again(), one=False))
+            give_back()
+        return self._several[0]
 
     # -- the forward pass ------------------------------------------------------------------------------------------
 
@@ -192,27 +238,24 @@ class FastDenoiser(Denoiser):
         assert isinstance(cache, PagedCache), type(cache).__name__
         at, one, call = int(cache.lengths[0]), self._one, self._blocks
         self._must_reach(at)
-        cache.make_room(at + 1)
+        cache.make_room(at + 2)  # what the second asking leaves there is behind the end
         if call.bound != "one":
-            one |= {"x": torch.empty(1, 1, self.config.width), "positions": torch.empty(1, 1, dtype=torch.int64)}
+            one |= {"x": torch.empty(1, 1, self.config.width), "positions": torch.empty(1, 2, dtype=torch.int64)}
             one |= {"last": torch.empty(1, dtype=torch.int32), "total": torch.empty((), dtype=torch.int32)}
-            one |= {
-                "one": torch.tensor(True),
-                "slots": torch.empty(0, self.config.num_kv_heads, 1, 3, dtype=torch.int64),
-            }
+            one["asked"] = torch.zeros(2, dtype=torch.int64)
             if self._paired:
                 one["rows"] = torch.zeros(int(self._everywhere), 2, dtype=torch.int64)
             for name, tensor in one.items():
                 call.give(name, tensor)
             self._one_state = call.take("state", (1, 1, self.config.width))
             call.bound = "one"
-        if self._seen.shape[3] <= at:
-            self._seen = torch.zeros(1, 1, 1, cache.room)
+        mask = torch.zeros(1, 1, 2, at + 2)
+        mask[..., -1] = -torch.inf
         one["x"].copy_(self.embedding(tokens))
         one["positions"].fill_(at)
-        one["last"].fill_(at)
-        one["total"].fill_(at + 1)
-        call.give("mask", self._seen[..., : at + 1])
+        one["last"].fill_(at + 1)
+        one["total"].fill_(at + 2)
+        call.give("mask", mask)
         call.attend(cache)
         call.run()
         hidden = self._one_state.clone()
@@ -246,15 +289,21 @@ class FastDenoiser(Denoiser):
         x, _ = self._told(x, places, condition, cache)
         if self.adapter is not None and some:
             x = self.adapter.embed(x, tokens, places)
-        call, (rows, count) = self._blocks, tokens.shape
+        rows, count = tokens.shape
         slots, longest = cache.slots(count), int(cache.lengths.max())
-        # with several rows its kernel reads several places only of texts that begin, whose positions it counts itself
-        one = self._fused and longest > 0 and (rows == 1 or count == 1)
+        one = self._fused and rows == 1
+        call = self._blocks if one else self._for_several()
+        asked = torch.zeros(2, dtype=torch.int64) if one and count == 1 else torch.arange(count)
+        cache.make_room(longest + len(asked))
         given = {
-            "x": x.contiguous(), "positions": places.position.contiguous(), "slots": slots, "one": torch.tensor(one),
-            "mask": self._additive(places, visible, cache, one), "last": (cache.lengths + count - 1).int(),
-            "total": torch.tensor(longest + count, dtype=torch.int32),
+            "x": x.contiguous(), "positions": places.position[:, asked].contiguous(),
+            "mask": self._additive(places, visible, cache, asked, one),
         }  # fmt: skip
+        if one:
+            given |= {"asked": asked, "last": torch.tensor([longest + len(asked) - 1], dtype=torch.int32)}
+            given["total"] = torch.tensor(longest + len(asked), dtype=torch.int32)
+        else:
+            given["slots"] = slots
         if self._paired:
             given["rows"] = (canvas | self._everywhere).nonzero().contiguous()
         for name, tensor in given.items():
@@ -265,10 +314,11 @@ class FastDenoiser(Denoiser):
         call.run()
         return state
 
-    def _additive(self, places: Places, visible: Visibility, cache: PagedCache, one: bool) -> Tensor:
-        """0 where a place sees a slot of the buffer and -inf where not: `[B, 1, T, L]` for `one_text`, else `[B, 1, G T, S]`."""
-        seen = visible.dense(places, cache.places(places)) | ~places.valid[:, :, None]
-        mask = torch.full((*seen.shape[:2], seen.shape[2] if one else cache.room), -torch.inf)
+    def _additive(self, places: Places, visible: Visibility, cache: PagedCache, asked: Tensor, one: bool) -> Tensor:
+        """0 where a place sees a slot of the buffer and -inf where not: `[B, 1, W, L]` for `one_text`, else `[B, 1, G T, S]`."""
+        seen = (visible.dense(places, cache.places(places)) | ~places.valid[:, :, None])[:, asked]
+        width = seen.shape[2] + len(asked) - places.position.shape[1]  # with the slot of a second asking
+        mask = torch.full((*seen.shape[:2], width if one else cache.room), -torch.inf)
         mask[:, :, : seen.shape[2]].masked_fill_(seen, 0.0)
         if one:
             return mask[:, None]

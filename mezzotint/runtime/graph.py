@@ -8,15 +8,15 @@
 - Embedding, roles and masks stay outside: one graph serves causal, bidirectional and mixed passes alike.
 - Groups of Q4_1 have a minimum, `MatMulNBits` a zero point of 4 bits. w = d q + m is d (q - 8) + (m + 8 d): the first term is
   the kernel's own form, the second a product with the means of x over each group. At batch 1 a node costs more than its
-  arithmetic, so both are one product, over x and its means (`Packed.folded`), and attention is one node where it can be:
-  for one text, or a place a text. Several places of several texts take the long way, in the other branch of an `If`:
-  a graph of its own would have a second copy of the weights.
+  arithmetic, so both are one product, over x and its means (`Packed.folded`), and attention is one node, which takes one text.
+  Several take the long way, in a graph of its own with a second copy of the weights: an `If` a layer costs a token 8%.
+- A place must come out with the same bits alone and among others, or drafts would change the text: activations are rounded, and
+  one bit before that is another rounding. The attention kernel adds up otherwise for a single place, so that is asked twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,6 @@ class _Graph:
     def __init__(self, exact: bool) -> None:
         self.exact = exact  # activations stay in float32, else they are rounded to int8
         self.nodes: list[onnx.NodeProto] = []
-        self.made = 0  # nodes, those of branches included
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, value: Any, name: str | None = None) -> str:
@@ -55,8 +54,7 @@ class _Graph:
         return name
 
     def many(self, kind: str, inputs: Sequence[str], count: int, domain: str = "", **attributes: Any) -> list[str]:
-        names = [f"v{self.made}.{number}" for number in range(count)]
-        self.made += 1
+        names = [f"v{len(self.nodes)}.{number}" for number in range(count)]
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names
 
@@ -69,18 +67,6 @@ class _Graph:
 
     def split(self, x: str, sizes: Sequence[int], axis: int = -1) -> list[str]:
         return self.many("Split", [x, self.constant(np.array(sizes))], len(sizes), axis=axis)
-
-    def either(self, condition: str, *branches: Callable[[], list[str]]) -> list[str]:
-        """What the first branch makes where the condition holds, else what the second does."""
-        outside, graphs, count = self.nodes, [], 0
-        for branch in branches:
-            self.nodes = []
-            outputs = branch()
-            infos = [onnx.ValueInfoProto(name=name) for name in outputs]
-            graphs.append(helper.make_graph(self.nodes, f"branch{self.made}", [], infos))
-            count = len(outputs)
-        self.nodes = outside
-        return self.many("If", [condition], count, then_branch=graphs[0], else_branch=graphs[1])
 
     def linear(self, x: str, weight: Packed, rows: str | None = None, pairs: Sequence[str] = ()) -> str:
         """x `[B, T, I]` by a packed weight -> `[B, T, O]`. rows `[N, 2]`, perhaps none: places to which the pairs are added.
@@ -124,8 +110,8 @@ class _Graph:
         return helper.make_model(graph, opset_imports=sets, ir_version=10)
 
 
-KINDS = dict.fromkeys(("positions", "rows", "slots"), TensorProto.INT64)  # of inputs that are not float32
-KINDS |= {"last": TensorProto.INT32, "total": TensorProto.INT32, "one": TensorProto.BOOL}
+KINDS = dict.fromkeys(("asked", "positions", "rows", "slots"), TensorProto.INT64)  # of inputs that are not float32
+KINDS |= {"last": TensorProto.INT32, "total": TensorProto.INT32}
 
 
 def fused(config: ModelConfig) -> bool:
@@ -140,14 +126,16 @@ def pair_inputs(pairs: Mapping[str, Pairs]) -> dict[str, Array]:
 
 def blocks_graph(
     config: ModelConfig, weights: Mapping[str, Packed], norms: Mapping[str, Array], tables: tuple[Array, Array],
-    pairs: Mapping[str, Pairs] | None = None, exact: bool = False,
+    pairs: Mapping[str, Pairs] | None = None, exact: bool = False, one: bool = False,
 ) -> onnx.ModelProto:  # fmt: skip
-    """All blocks. weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp", "final".
+    """All blocks, for one text, where the runtime has a kernel for it (`fused`), or for several.
 
-    tables: cos and sin `[max_length, H / 2]`. Inputs beside x: positions `[B, T]`; mask, added to scores, and which branch:
+    weights, pairs: "3.qkv" -> of that product; norms: "3.attention", "3.mlp", "final".
+    tables: cos and sin `[max_length, H / 2]`. Inputs beside x: mask, added to scores, and
 
-        one = true     mask [B, 1, T, L], total () = L places in the longest row, last [B] the last slot of each
-        one = false    mask [B, 1, G T, S], slots [B, K, T, 3]: (row, head, slot) in the cache of each new place
+        one text       asked [W], the places that attention is computed for: 0 .. T - 1, or 0 twice; positions [1, W], mask
+                       [1, 1, W, L], total () = L places, last [1] the slot of the last
+        several        positions [B, T], mask [B, 1, G T, S], slots [B, K, T, 3]: (row, head, slot) of each new place in the cache
 
     With pairs there are rows `[N, 2]`, the places `(b, t)` to which they are added, N = 0 for a pass that is the base's, and
     the `pair_inputs`. State `[B, T, D]` comes out normed. exact: activations stay float32, which is slower and equal to
@@ -159,19 +147,17 @@ def blocks_graph(
     held = pair_inputs(pairs)
     inputs: dict[str, Sequence[Any]] = {
         "x": ("B", "T", c.width),
-        "positions": ("B", "T"),
+        "positions": ("B", "W"),
         "mask": ("B", 1, "Q", "L"),
-        "one": (),
-        "last": ("R",),
-        "total": (),
-        "slots": ("B", kv, "T'", 3),
     }
+    inputs |= {"asked": ("W",), "last": ("B",), "total": ()} if one else {"slots": ("B", kv, "T", 3)}
     inputs |= {"rows": ("N", 2)} if pairs else {}
     inputs |= {name: array.shape for name, array in held.items()}
     cached = {f"{kind}{i}": ("B", kv, "S", size) for i in range(c.num_layers) for kind in ("keys", "values")}
     rows = "rows" if pairs else None
     count = g.one("Gather", g.one("Shape", "x"), g.constant(np.array([1])), axis=0)
     together = g.one("Concat", g.constant(np.array([0, c.num_heads])), count, g.constant(np.array([size])), axis=0)
+    first, second = g.constant([0]), g.constant([1])
     places = g.one("Slice", g.one("Shape", "x"), *map(g.constant, ([0], [2])))
     heads = g.one("Concat", places, g.constant([c.num_heads + 2 * kv, size]), axis=0)
     merged = g.one("Concat", places, g.constant([c.num_heads * size]), axis=0)
@@ -194,10 +180,12 @@ def blocks_graph(
         return g.linear(x, weights[name], rows, [n for n in held if n.startswith(f"{name}.pair")])
 
     def one_text(qkv: str, i: int) -> list[str]:
-        return g.many(
+        qkv = g.one("Gather", qkv, "asked", axis=1)
+        mixed, *new = g.many(
             "GroupQueryAttention", [qkv, "", "", f"keys{i}", f"values{i}", "last", "total", cos, sin, "positions", "mask"], 3,
             MICROSOFT, num_heads=c.num_heads, kv_num_heads=kv, do_rotary=1, causal=0,
         )  # fmt: skip
+        return [g.one("Slice", mixed, first, count, second), *new]
 
     def several(qkv: str, i: int) -> list[str]:
         qkv = g.one("Transpose", g.one("Reshape", qkv, heads), perm=[0, 2, 1, 3])
@@ -213,9 +201,7 @@ def blocks_graph(
 
     for i in range(c.num_layers):
         qkv = linear(norm(f"{i}.attention"), f"{i}.qkv")
-        mixed, *new = (
-            g.either("one", partial(one_text, qkv, i), partial(several, qkv, i)) if fused(c) else several(qkv, i)
-        )
+        mixed, *new = (one_text if one else several)(qkv, i)
         kept |= {
             f"kept_{kind}{i}": (name, cached[f"{kind}{i}"]) for kind, name in zip(("keys", "values"), new, strict=True)
         }

@@ -218,12 +218,32 @@ def test_rows_do_not_affect_each_other(both):
     near(fast.read(ids(2, 2)[:1], torch.tensor([2]), alone).logits, more[:1])
 
 
+def test_a_place_has_the_same_bits_alone_and_among_others(heads):
+    """Else a draft would change the text: of two sums that differ in a bit, one may be rounded up to the next of 8 bits."""
+    fast = FastDenoiser(Parts.of(heads), 1)
+    for rows in (1, 2):
+        text = ids(rows, 70)
+        found = []
+        for widths in ((3, *[1] * 67), (3, *[2] * 33, 1), (3, 5, 62), (3, 1, 60, 1, 5), (70,)):
+            cache, said, at = fast.new_cache(rows, 70), [], 0
+            for width in widths:
+                part = text[:, at : at + width]
+                said.append(fast.read(part, torch.tensor([width] * rows), cache, True).logits)
+                at += width
+            found.append(torch.cat(said, 1))
+        assert all(torch.equal(found[0], other) for other in found)
+    alone = fast.new_cache(1, 70)
+    fast.read(text[:1, :3], torch.tensor([3]), alone)
+    ones = [fast.read(text[:1, n : n + 1], torch.tensor([1]), alone).logits for n in range(3, 70)]
+    assert torch.equal(torch.cat(ones, 1), found[0][:1, 3:])
+
+
 @pytest.mark.parametrize(
     "decode, draft",
     [("ar", "fixed-point"), ("verified", "fixed-point"), ("verified", "self"), ("diffusion", "fixed-point")],
 )
-def test_every_decoder_runs_on_it(checkpoint, decode, draft):
-    fast = mz.Engine(checkpoint, compute="int8", threads=1)
+def test_every_decoder_runs_on_it(heads, decode, draft):
+    fast = mz.Engine(heads, compute="int8", threads=1)
     requests = [
         mz.Request(text, decode=decode, draft=draft, max_tokens=20, raw=True) for text in ("the thing", "and a the and")
     ]
