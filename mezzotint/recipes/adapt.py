@@ -56,7 +56,8 @@ class Adaptation:
     frozen, whose loss teaches it. shift: 1 while canvas rows speak about the next position, as the base's do; it,
     canvas_length and the noise are the checkpoint's own where its canvas is trained already. texts: read of each set.
     length: most tokens of a piece of text. count: texts a step, computed in `micro_batches` parts. held_out: tokens
-    measured; prompts: held-out texts that are continued, to count accepted drafts.
+    measured; prompts: held-out texts that are continued, to count accepted drafts. evaluate_every: steps after which
+    held-out text is measured at half masking, into the run's metrics; 0 for never.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Adaptation:
     bfloat16: bool = True
     held_out: int = 5000
     prompts: int = 8
+    evaluate_every: int = 0
     draft_length: int = 8
     seed: int = 0
 
@@ -92,6 +94,8 @@ class Adaptation:
         for name in ("texts", "length", "count", "held_out", "canvas_length"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be at least 0")
         if self.count % self.micro_batches:
             raise ValueError(f"count {self.count} is not a multiple of micro_batches {self.micro_batches}")
 
@@ -300,9 +304,13 @@ def run(
     recipe = Recipe(
         settings.name, denoiser.config, minutes, settings.max_steps, settings.seed, bfloat16=settings.bfloat16,
         optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay),
-        micro_batches=settings.micro_batches,
+        micro_batches=settings.micro_batches, evaluate_every=max(1, settings.evaluate_every),
     )  # fmt: skip
     both = _both(denoiser)
+
+    def half_masked(network: Denoiser) -> float:
+        return held_out_nats(network, measure_on, ids, settings.canvas_length, LEVELS[0])[0]
+
     loss: Loss = CanvasLoss(
         ids.mask, settings.teach, settings.own, HEARD if denoiser.self_conditioned else 0.0, settings.confidence
     )
@@ -312,7 +320,7 @@ def run(
             text.train, settings.stages, ids, lambda: trainer.at.plan, settings.count, settings.seed,
             settings.ar if both else 0.0,
         ),
-        loss_of if both else loss, folder=folder, ranks=ranks,
+        loss_of if both else loss, folder=folder, evaluate=half_masked if settings.evaluate_every else None, ranks=ranks,
         data=hashlib.sha256(repr(text.train).encode()).hexdigest(),
     )  # fmt: skip
     clock = time.perf_counter()

@@ -72,6 +72,18 @@ def test_a_run_goes_on_from_an_adapter_and_repeats(adapted, tiny, text, tmp_path
     assert again["after"] == report["after"] and again["last_loss"] == report["last_loss"]
 
 
+def test_held_out_text_is_measured_on_the_way_and_changes_nothing(adapted, tiny, text, tmp_path):
+    settings = dataclasses.replace(QUICK, evaluate_every=2)
+    report = run(tiny, text, settings, tmp_path / "seen", folder=tmp_path / "run")
+    measured = [
+        row["held_out"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row.get("held_out") is not None
+    ]
+    assert len(measured) == 3 and report["last_loss"] == adapted[0]["last_loss"]
+    assert measured[-1] == pytest.approx(adapted[0]["after"]["canvas_nats"]["t=0.5"], rel=0.01)  # before it was rounded
+    with pytest.raises(ValueError, match="evaluate_every is -1; it must be at least 0"):
+        dataclasses.replace(QUICK, evaluate_every=-1)
+
+
 def test_all_weights_can_learn_instead(tiny, text, tmp_path):
     settings = dataclasses.replace(QUICK, full=True, learning_rate=1e-3)
     report = run(tiny, text, settings, tmp_path / "full")
