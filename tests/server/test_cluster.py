@@ -30,20 +30,26 @@ def has_ray_serve():
 
 
 class Cluster:
-    """The command in processes of its own, its log read as it comes: `lines`, each with the time at which it came."""
+    """The command in processes of its own, its log read as it comes: `lines`, each with the time at which it came.
+
+    Ray's own processes write to the same place now and then, what is no JSON: `stray`.
+    """
 
     def __init__(self, folder, *args):
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
         command = [sys.executable, "-m", "mezzotint", "serve", "--model", "tiny", "--port", "0", *args]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-        self.lines = []
+        self.lines, self.stray = [], []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.base = self.line("listening", 60)[1]["url"].removesuffix("/v1")
 
     def _read(self):
         for line in self.process.stderr:
-            self.lines.append((time.monotonic(), json.loads(line)))
+            if line.startswith("{"):
+                self.lines.append((time.monotonic(), json.loads(line)))
+            else:
+                self.stray.append(line)
 
     def line(self, event, seconds, since=0.0, **fields):
         """(when it came, what it says) of the first line of the log about this event, with these fields."""
@@ -55,7 +61,7 @@ class Cluster:
             ]  # fmt: skip
 
         live.wait(lambda: found() or self.process.poll() is not None, seconds)
-        assert found(), self.lines
+        assert found(), (self.lines, self.stray)
         return found()[0]
 
     def processes(self, name):
