@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -52,6 +51,7 @@ from mezzotint.train.canvases import Example
 from mezzotint.train.corruption import pad_rows
 from mezzotint.train.data import data_folder, read_rows
 from mezzotint.train.examples import read_examples, read_manifest
+from mezzotint.train.monitor import METRICS, read_metrics
 
 CODE = ("python-functions", "js-functions", "thealgorithms-python-functions", "30seconds-js", "neetcode-parallel-code",
         "neetcode-code-from-description", "neetcode-parallel-solutions")  # fmt: skip
@@ -77,6 +77,14 @@ def held_out(folder: Path, checkpoint: mz.Checkpoint, names: Sequence[str], edit
     return [e for e in read_examples(folder, checkpoint.tokenizer, weights)[1] if (e.draft is not None) == edits]
 
 
+def chat_requests() -> list[str]:
+    """Self-instruct's user-oriented requests, which never enter training; none without MEZZOTINT_DATA."""
+    data = data_folder()
+    rows = read_rows(data / "seed-instructions.jsonl.zst") if data else ()
+    asked = [row for row in rows if row.get("task") == "user-oriented"]
+    return ["\n\n".join(part for part in (row["instruction"], row.get("input")) if part) for row in asked]
+
+
 def domains(folder: Path, checkpoint: mz.Checkpoint, count: int) -> dict[str, list[list[int]]]:
     """Prompts by kind of text."""
     ask = Prompts(checkpoint.tokenizer).ask
@@ -87,10 +95,7 @@ def domains(folder: Path, checkpoint: mz.Checkpoint, count: int) -> dict[str, li
     )
     prose = [ids[: len(ids) // 2] for ids in prose if len(ids) >= 2 * SHORTEST]
     edits = [list(e.context) for e in held_out(folder, checkpoint, list(read_manifest(folder)["sources"]), edits=True)]
-    chat = []
-    for row in read_rows(data / "seed-instructions.jsonl.zst") if data else ():
-        if row.get("task") == "user-oriented":
-            chat.append(ask("\n\n".join(part for part in (row["instruction"], row.get("input")) if part)))
+    chat = [ask(text) for text in chat_requests()]
     found = {"code": code, "chat": chat, "prose": prose, "edits": edits}
     for rows in found.values():
         rows[:] = [row for row in rows if 4 <= len(row) <= PROMPT]
@@ -189,7 +194,7 @@ def curve(folder: Path) -> list[str]:
 
     c and a are sought on a grid, b follows. The interval leaves out each point in turn (the jackknife's range, no more).
     """
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(folder / METRICS)
     points = [(row["positions"], row["held_out"]) for row in rows if row.get("held_out") is not None]
     if len(points) < MEASURED:
         return ["## Curve", "", f"{len(points)} measurements of held-out text in this run; {MEASURED} are needed.", ""]

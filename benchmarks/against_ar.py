@@ -28,6 +28,7 @@ from statistics import mean
 
 import report
 import torch
+from adapter import chat_requests
 
 import mezzotint as mz
 from mezzotint.draws import Draws
@@ -41,7 +42,7 @@ from mezzotint.sampler.decoding import POLICIES, Decoding, fixed_steps
 from mezzotint.sampler.loop import Sampler
 from mezzotint.sampler.verify import Verified
 from mezzotint.train.corruption import pad_rows
-from mezzotint.train.data import data_folder, read_rows
+from mezzotint.train.data import data_folder
 
 RATES = (1.0, 1.5, 2.0, 3.0, 6.0)  # tokens a call
 AT = 3.0  # at which AR's score is compared
@@ -257,13 +258,8 @@ def area(curve: Sequence[tuple[float, float]]) -> float:
 
 
 def chat_prompts(checkpoint: mz.Checkpoint, count: int) -> list[str]:
-    """Self-instruct's user-oriented ones, which never enter training."""
-    data, found = data_folder(), []
-    for row in read_rows(data / "seed-instructions.jsonl.zst") if data else ():
-        if row.get("task") == "user-oriented":
-            text = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-            if len(checkpoint.tokenizer.encode(text)) <= 150:
-                found.append(text)
+    """Some of at most 150 tokens."""
+    found = [text for text in chat_requests() if len(checkpoint.tokenizer.encode(text)) <= 150]
     return random.Random(0).sample(found, min(count, len(found)))
 
 
@@ -277,7 +273,7 @@ def corrections(
     }
     rows = []
     for name, prompts in kinds.items():
-        accepted = overwritten = helped = 0
+        accepted = helped = 0
         texts: list[list[int]] = [[] for _ in prompts]
         changed: list[tuple[int, int, int, int]] = []  # row, place in its text, first token, last token
         sampler = Sampler(network, checkpoint.process, POLICIES["editing"](), banned)

@@ -188,9 +188,9 @@ def memory(engine: Engine, decodes: Sequence[str], context: int = 1024, streams:
         for number in range(streams):
             text = f"{number} " + engine.tokenizer.decode(words[: context - ask.max_tokens - 8])
             scheduler.submit(replace(ask, prompt=text, seed=number))
-        while not all(row.calls and row.calls[0].done == len(row.calls[0].read) for row in scheduler.rows) or (
-            len(scheduler.rows) < streams
-        ):
+        while len(scheduler.rows) < streams or any(
+            not row.calls or len(row.calls[0].read) - row.calls[0].done > ask.max_tokens for row in scheduler.rows
+        ):  # a prompt is still being read; what is written later is shorter
             scheduler.tick()
         for _ in range(3):
             scheduler.tick()

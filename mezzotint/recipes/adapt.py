@@ -304,7 +304,7 @@ def run(
     recipe = Recipe(
         settings.name, denoiser.config, minutes, settings.max_steps, settings.seed, bfloat16=settings.bfloat16,
         optimizer=Optimizer("adamw", settings.learning_rate, settings.warmup, settings.decay),
-        micro_batches=settings.micro_batches, evaluate_every=max(1, settings.evaluate_every),
+        micro_batches=settings.micro_batches, evaluate_every=settings.evaluate_every or Recipe.evaluate_every,
     )  # fmt: skip
     both = _both(denoiser)
 
